@@ -1,0 +1,61 @@
+/*
+ * Settings: where each comes from and what it may be.
+ *
+ * s3d_config_load reads the environment anew each time it is called, so nothing is latched: a
+ * stream sees the environment of the moment it is opened. Values set by configure() win over the
+ * environment. A value that does not parse is an error that names it.
+ */
+#ifndef S3D_CORE_CONFIG_H
+#define S3D_CORE_CONFIG_H
+
+#include "core/error.h"
+
+/* X(field, environment variable, default, minimum, maximum) */
+#define S3D_NUMBERS(X)                                                                             \
+    X(put_part_bytes, "S3DLIO_PUT_PART_SIZE", 8388608, 5242880, 5368709120)                        \
+    X(put_inflight, "S3DLIO_PUT_INFLIGHT", 64, 1, 1024)                                            \
+    X(get_part_bytes, "S3DLIO_GET_PART_SIZE", 8388608, 65536, 5368709120)                          \
+    X(get_inflight, "S3DLIO_GET_INFLIGHT", 64, 1, 1024)                                            \
+    X(get_threshold_bytes, "S3DLIO_GET_THRESHOLD", 33554432, 0, UINT64_MAX)                        \
+    X(threads, "S3DLIO_RT_THREADS", 0, 0, 256)              /* 0: min(cores, 16) */                \
+    X(max_connections, "S3DLIO_HTTP_MAX_CONNS", 512, 1, 65536)                                     \
+    X(memory_limit_bytes, "S3DLIO_MEMORY_LIMIT", 0, 0, UINT64_MAX) /* 0: 2 x inflight x part */    \
+    X(max_attempts, "AWS_MAX_ATTEMPTS", 5, 1, 100)                                                 \
+    X(sign_payload, "S3DLIO_SIGN_PAYLOAD", 0, 0, 1)         /* SHA-256 of every body */            \
+    X(file_direct, "S3DLIO_FILE_DIRECT", 0, 0, 1)           /* O_DIRECT where alignment allows */
+
+/* X(field, comma-free list of environment variables in order of preference) */
+#define S3D_TEXTS(X)                                                                               \
+    X(endpoint, "AWS_ENDPOINT_URL_S3\0AWS_ENDPOINT_URL\0")                                         \
+    X(region, "AWS_REGION\0AWS_DEFAULT_REGION\0")                                                  \
+    X(access_key, "AWS_ACCESS_KEY_ID\0")                                                           \
+    X(secret_key, "AWS_SECRET_ACCESS_KEY\0")                                                       \
+    X(session_token, "AWS_SESSION_TOKEN\0")                                                        \
+    X(profile, "AWS_PROFILE\0")                                                                    \
+    X(config_file, "AWS_CONFIG_FILE\0")                                                            \
+    X(credentials_file, "AWS_SHARED_CREDENTIALS_FILE\0")                                           \
+    X(ca_bundle, "AWS_CA_BUNDLE\0")                                                                \
+    X(addressing, "S3DLIO_ADDRESSING\0")  /* auto, path, virtual */                                \
+    X(anonymous, "S3DLIO_ANONYMOUS\0")    /* 1: send requests unsigned */
+
+struct s3d_config {
+#define X(field, variable, fallback, minimum, maximum) uint64_t field;
+    S3D_NUMBERS(X)
+#undef X
+#define X(field, variables) char *field; /* NULL: not set */
+    S3D_TEXTS(X)
+#undef X
+};
+
+/* Starts from the overrides of configure(), then the environment, then defaults. *config is
+ * overwritten; release it with s3d_config_fini. */
+S3D_MUST_USE enum s3d_code s3d_config_load(struct s3d_config *config, struct s3d_error *error);
+void s3d_config_fini(struct s3d_config *config);
+
+/* Process-wide override of one setting by its field name; value NULL removes it. Numbers are given
+ * as decimal text and checked as in the environment. Thread-safe. Access key, secret and token
+ * belong together: setting one of them hides the environment's other two. */
+S3D_MUST_USE enum s3d_code s3d_config_override(const char *field, const char *value,
+                                               struct s3d_error *error);
+
+#endif

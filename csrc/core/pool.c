@@ -1,0 +1,495 @@
+#include "core/pool.h"
+
+#include "core/config.h"
+#include "core/latch.h"
+#include "core/mem.h"
+#include "core/retry.h"
+#include "core/stats.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { THREADS_DEFAULT_MAX = 16, IDLE_POLL_MS = 60000 };
+
+/* A singly linked queue through request->next. */
+struct queue {
+    struct s3d_request *first;
+    struct s3d_request **last; /* where the next one is hooked in */
+};
+
+struct s3d_worker {
+    /* frozen */
+    struct s3d_pool *pool;
+    struct s3d_driver *driver;
+    pthread_t thread;
+    /* locked{pool->mutex} */
+    unsigned active; /* requests this worker has taken and not finished */
+    /* loop */
+    struct s3d_request *running; /* attempts under way */
+    struct s3d_request *waiting; /* backing off until due_ms */
+    enum s3d_code opened;
+};
+
+struct s3d_pool {
+    /* frozen */
+    const struct s3d_driver_ops *ops;
+    const struct s3d_config *config;
+    struct s3d_retry *retry;
+    struct s3d_stats *stats;
+    unsigned capacity; /* of one worker */
+    unsigned worker_count;
+    struct s3d_worker *workers; /* worker_count of them run */
+    /* locked{latch} */
+    struct s3d_latch latch;
+    struct queue queue;
+    unsigned outstanding; /* queued and active */
+    unsigned opened_count;
+    struct s3d_error open_error;
+    bool stopping;
+    /* Raised by s3d_pool_cancel so that workers look through their lists; any thread. */
+    atomic_uint cancel_epoch;
+};
+
+static void queue_init(struct queue *queue)
+{
+    queue->first = NULL;
+    queue->last = &queue->first;
+}
+
+static void queue_push(struct queue *queue, struct s3d_request *request)
+{
+    request->next = NULL;
+    *queue->last = request;
+    queue->last = &request->next;
+}
+
+static struct s3d_request *queue_pop(struct queue *queue)
+{
+    struct s3d_request *request = queue->first;
+    queue->first = request->next;
+    if (!queue->first) {
+        queue->last = &queue->first;
+    }
+    return request;
+}
+
+static void list_remove(struct s3d_request **list, struct s3d_request *request)
+{
+    while (*list != request) {
+        list = &(*list)->next;
+    }
+    *list = request->next;
+}
+
+static void list_push(struct s3d_request **list, struct s3d_request *request)
+{
+    request->next = *list;
+    *list = request;
+}
+
+/* Ends a request that is in no list any more. */
+static void finish(struct s3d_pool *pool, struct s3d_worker *worker, struct s3d_request *request,
+                   enum s3d_code code)
+{
+    request->result.code = code;
+    if (code) {
+        request->result.error.code = code;
+        request->result.error.attempts = request->attempts;
+        s3d_count(&pool->stats->failures, 1);
+    }
+    s3d_latch_lock(&pool->latch);
+    pool->outstanding--;
+    if (worker) {
+        worker->active--;
+    }
+    s3d_latch_unlock(&pool->latch);
+    request->done(request);
+}
+
+static void finish_cancelled(struct s3d_pool *pool, struct s3d_worker *worker,
+                             struct s3d_request *request)
+{
+    if (!request->result.error.code) {
+        s3d_fail(&request->result.error, S3D_CANCELLED, "cancelled");
+        s3d_error_set_operation(&request->result.error, "%s", s3d_verb_name(request->verb));
+    }
+    finish(pool, worker, request, S3D_CANCELLED);
+}
+
+static void name_operation(struct s3d_request *request)
+{
+    if (request->verb == S3D_VERB_UPLOAD_PART) {
+        s3d_error_set_operation(&request->last, "UploadPart %u", request->part_number);
+    } else {
+        s3d_error_set_operation(&request->last, "%s", s3d_verb_name(request->verb));
+    }
+}
+
+void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, enum s3d_code code)
+{
+    struct s3d_worker *worker = driver->worker;
+    struct s3d_pool *pool = worker->pool;
+    list_remove(&worker->running, request);
+    if (code == S3D_OK) {
+        memset(&request->result.error, 0, sizeof request->result.error);
+        s3d_retry_succeeded(pool->retry);
+        s3d_count(&pool->stats->bytes_received, request->result.received_bytes);
+        if (request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_PART) {
+            s3d_count(&pool->stats->bytes_sent, request->length_bytes);
+        }
+        finish(pool, worker, request, S3D_OK);
+        return;
+    }
+    if (code == S3D_CANCELLED) {
+        finish_cancelled(pool, worker, request);
+        return;
+    }
+    request->last.code = code;
+    name_operation(request);
+    uint64_t delay_ms;
+    if (s3d_retry_allowed(pool->retry, request->attempts, &request->last, &delay_ms)) {
+        if (!request->result.error.code) {
+            request->result.error = request->last;
+        }
+        request->due_ms = (uint64_t)s3d_now_ms() + delay_ms;
+        list_push(&worker->waiting, request);
+        return;
+    }
+    /* The first cause is what the user can act on, unless a later attempt got a final verdict
+     * (a 403 after a reset says more than the reset). */
+    if (!request->result.error.code || !s3d_code_retryable(code)) {
+        request->result.error = request->last;
+    }
+    finish(pool, worker, request, request->result.error.code);
+}
+
+static void start_attempt(struct s3d_worker *worker, struct s3d_request *request)
+{
+    request->attempts++;
+    s3d_count(&worker->pool->stats->requests, 1);
+    if (request->attempts > 1) {
+        s3d_count(&worker->pool->stats->retries, 1);
+    }
+    memset(&request->last, 0, sizeof request->last);
+    atomic_store_explicit(&request->moved_bytes, 0, memory_order_relaxed);
+    list_push(&worker->running, request);
+    worker->driver->ops->start(worker->driver, request);
+}
+
+static struct s3d_worker *idlest_locked(struct s3d_pool *pool)
+{
+    struct s3d_worker *idlest = &pool->workers[0];
+    for (unsigned i = 1; i < pool->worker_count; i++) {
+        if (pool->workers[i].active < idlest->active) {
+            idlest = &pool->workers[i];
+        }
+    }
+    return idlest;
+}
+
+/* Takes the worker's fair share of what is queued. *helper: whom to wake for the rest, or NULL. */
+static struct s3d_request *take_locked(struct s3d_pool *pool, struct s3d_worker *worker,
+                                       struct s3d_worker **helper)
+{
+    struct queue taken;
+    queue_init(&taken);
+    while (pool->queue.first) {
+        unsigned share = (pool->outstanding + pool->worker_count - 1) / pool->worker_count;
+        if (worker->active >= pool->capacity || worker->active >= share) {
+            break;
+        }
+        worker->active++;
+        queue_push(&taken, queue_pop(&pool->queue));
+    }
+    *helper = NULL;
+    if (pool->queue.first) {
+        struct s3d_worker *idlest = idlest_locked(pool);
+        *helper = idlest != worker && idlest->active < pool->capacity ? idlest : NULL;
+    }
+    return taken.first;
+}
+
+static void start_taken(struct s3d_worker *worker, struct s3d_request *taken)
+{
+    while (taken) {
+        struct s3d_request *request = taken;
+        taken = request->next;
+        if (atomic_load(&request->cancelled)) {
+            finish_cancelled(worker->pool, worker, request);
+        } else {
+            start_attempt(worker, request);
+        }
+    }
+}
+
+/* Starts what is due; returns how long until the next one, in ms. */
+static int start_due(struct s3d_worker *worker)
+{
+    uint64_t now_ms = (uint64_t)s3d_now_ms();
+    uint64_t next_ms = now_ms + IDLE_POLL_MS;
+    struct s3d_request *due = NULL;
+    for (struct s3d_request **link = &worker->waiting; *link;) {
+        struct s3d_request *request = *link;
+        if (request->due_ms <= now_ms) {
+            *link = request->next;
+            list_push(&due, request);
+        } else {
+            next_ms = request->due_ms < next_ms ? request->due_ms : next_ms;
+            link = &request->next;
+        }
+    }
+    start_taken(worker, due);
+    return (int)(next_ms - now_ms);
+}
+
+/* Moves the cancelled ones of *list to *cancelled. */
+static void sift_cancelled(struct s3d_request **list, struct s3d_request **cancelled, bool all)
+{
+    for (struct s3d_request **link = list; *link;) {
+        struct s3d_request *request = *link;
+        if (all || atomic_load(&request->cancelled)) {
+            *link = request->next;
+            list_push(cancelled, request);
+        } else {
+            link = &request->next;
+        }
+    }
+}
+
+/* Takes the cancelled ones out of the pool's queue. */
+static struct s3d_request *sift_queue(struct s3d_pool *pool)
+{
+    struct s3d_request *cancelled = NULL;
+    s3d_latch_lock(&pool->latch);
+    sift_cancelled(&pool->queue.first, &cancelled, false);
+    pool->queue.last = &pool->queue.first;
+    while (*pool->queue.last) {
+        pool->queue.last = &(*pool->queue.last)->next;
+    }
+    s3d_latch_unlock(&pool->latch);
+    return cancelled;
+}
+
+static void end_cancelled(struct s3d_worker *worker, bool all)
+{
+    struct s3d_request *queued = sift_queue(worker->pool);
+    while (queued) {
+        struct s3d_request *request = queued;
+        queued = request->next;
+        finish_cancelled(worker->pool, NULL, request);
+    }
+    struct s3d_request *running = NULL, *waiting = NULL;
+    sift_cancelled(&worker->running, &running, all);
+    sift_cancelled(&worker->waiting, &waiting, all);
+    while (running) {
+        struct s3d_request *request = running;
+        running = request->next;
+        worker->driver->ops->cancel(worker->driver, request);
+        finish_cancelled(worker->pool, worker, request);
+    }
+    while (waiting) {
+        struct s3d_request *request = waiting;
+        waiting = request->next;
+        finish_cancelled(worker->pool, worker, request);
+    }
+}
+
+static void run(struct s3d_worker *worker)
+{
+    struct s3d_pool *pool = worker->pool;
+    unsigned seen_epoch = atomic_load(&pool->cancel_epoch);
+    for (;;) {
+        s3d_latch_lock(&pool->latch);
+        bool stopping = pool->stopping;
+        struct s3d_worker *helper = NULL;
+        struct s3d_request *taken = stopping ? NULL : take_locked(pool, worker, &helper);
+        if (helper) {
+            pool->ops->wake(helper->driver);
+        }
+        s3d_latch_unlock(&pool->latch);
+        if (stopping) {
+            end_cancelled(worker, true);
+            return;
+        }
+        start_taken(worker, taken);
+        int timeout_ms = start_due(worker);
+        unsigned epoch = atomic_load(&pool->cancel_epoch);
+        if (epoch != seen_epoch) {
+            seen_epoch = epoch;
+            end_cancelled(worker, false);
+        }
+        worker->driver->ops->poll(worker->driver, timeout_ms);
+    }
+}
+
+static void *worker_main(void *argument)
+{
+    struct s3d_worker *worker = argument;
+    struct s3d_pool *pool = worker->pool;
+    pthread_setname_np(pthread_self(), "s3dlio-io");
+    struct s3d_error error;
+    enum s3d_code code = pool->ops->open(&worker->driver, pool->config, pool->capacity, &error);
+    if (!code) {
+        worker->driver->ops = pool->ops;
+        worker->driver->worker = worker;
+    }
+    s3d_latch_lock(&pool->latch);
+    worker->opened = code;
+    if (code) {
+        pool->open_error = error;
+    }
+    pool->opened_count++;
+    s3d_latch_notify_locked(&pool->latch);
+    s3d_latch_unlock(&pool->latch);
+    if (!code) {
+        run(worker);
+        pool->ops->close(worker->driver);
+    }
+    return NULL;
+}
+
+static void wake_all(struct s3d_pool *pool)
+{
+    for (unsigned i = 0; i < pool->worker_count; i++) {
+        if (pool->workers[i].driver) {
+            pool->ops->wake(pool->workers[i].driver);
+        }
+    }
+}
+
+/* Waits until every started thread has opened its driver. */
+static enum s3d_code wait_opened(struct s3d_pool *pool, struct s3d_error *error)
+{
+    enum s3d_code code = S3D_OK;
+    s3d_latch_lock(&pool->latch);
+    while (pool->opened_count < pool->worker_count) {
+        s3d_latch_wait_locked(&pool->latch, -1);
+    }
+    for (unsigned i = 0; !code && i < pool->worker_count; i++) {
+        code = pool->workers[i].opened;
+    }
+    if (code) {
+        s3d_error_copy(error, &pool->open_error);
+    }
+    s3d_latch_unlock(&pool->latch);
+    return code;
+}
+
+static unsigned thread_count(const struct s3d_config *config)
+{
+    if (config->threads) {
+        return (unsigned)config->threads;
+    }
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores < 1 ? 1 : cores > THREADS_DEFAULT_MAX ? THREADS_DEFAULT_MAX : (unsigned)cores;
+}
+
+enum s3d_code s3d_pool_new(struct s3d_pool **out, const struct s3d_driver_ops *ops,
+                           const struct s3d_config *config, struct s3d_retry *retry,
+                           struct s3d_stats *stats, struct s3d_error *error)
+{
+    unsigned threads = thread_count(config);
+    struct s3d_pool *pool = s3d_alloc_zeroed(1, sizeof *pool);
+    if (!pool) {
+        return s3d_fail_memory(error, sizeof *pool);
+    }
+    enum s3d_code code = s3d_latch_init(&pool->latch, error);
+    if (code) {
+        s3d_free(pool);
+        return code;
+    }
+    queue_init(&pool->queue);
+    pool->ops = ops;
+    pool->config = config;
+    pool->retry = retry;
+    pool->stats = stats;
+    pool->capacity = ops->capacity(config, threads);
+    pool->workers = s3d_alloc_zeroed(threads, sizeof *pool->workers);
+    if (!pool->workers) {
+        code = s3d_fail_memory(error, threads * sizeof *pool->workers);
+        goto done;
+    }
+    for (unsigned i = 0; i < threads; i++) {
+        pool->workers[i].pool = pool;
+        int failure = pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]);
+        if (failure) {
+            code = s3d_fail_errno(error, failure, "could not start I/O thread %u of %u", i + 1,
+                                  threads);
+            break;
+        }
+        s3d_latch_lock(&pool->latch);
+        pool->worker_count++;
+        s3d_latch_unlock(&pool->latch);
+    }
+    enum s3d_code opened = wait_opened(pool, code ? NULL : error);
+    code = code ? code : opened;
+
+done:
+    if (code) {
+        s3d_pool_free(pool);
+    } else {
+        *out = pool;
+    }
+    return code;
+}
+
+void s3d_pool_stop(struct s3d_pool *pool)
+{
+    s3d_latch_lock(&pool->latch);
+    bool stopped = pool->stopping;
+    pool->stopping = true;
+    struct s3d_request *queued = pool->queue.first;
+    queue_init(&pool->queue);
+    s3d_latch_unlock(&pool->latch);
+    while (queued) {
+        struct s3d_request *request = queued;
+        queued = request->next;
+        finish_cancelled(pool, NULL, request);
+    }
+    if (stopped) {
+        return;
+    }
+    wake_all(pool);
+    for (unsigned i = 0; i < pool->worker_count; i++) {
+        pthread_join(pool->workers[i].thread, NULL);
+        pool->workers[i].driver = NULL;
+    }
+}
+
+void s3d_pool_free(struct s3d_pool *pool)
+{
+    if (!pool) {
+        return;
+    }
+    s3d_pool_stop(pool);
+    s3d_latch_fini(&pool->latch);
+    s3d_free(pool->workers);
+    s3d_free(pool);
+}
+
+void s3d_pool_submit(struct s3d_pool *pool, struct s3d_request *request)
+{
+    s3d_latch_lock(&pool->latch);
+    pool->outstanding++;
+    if (pool->stopping) {
+        s3d_latch_unlock(&pool->latch);
+        finish_cancelled(pool, NULL, request);
+        return;
+    }
+    queue_push(&pool->queue, request);
+    /* Under the lock: a stop that begins now waits for it before it closes the driver. */
+    pool->ops->wake(idlest_locked(pool)->driver);
+    s3d_latch_unlock(&pool->latch);
+}
+
+void s3d_pool_cancel(struct s3d_pool *pool, struct s3d_request *request)
+{
+    atomic_store(&request->cancelled, true);
+    atomic_fetch_add(&pool->cancel_epoch, 1);
+    s3d_latch_lock(&pool->latch);
+    if (!pool->stopping) {
+        wake_all(pool);
+    }
+    s3d_latch_unlock(&pool->latch);
+}

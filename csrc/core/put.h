@@ -1,0 +1,65 @@
+/*
+ * Writes one object as a stream of unknown length, atomically.
+ *
+ * Bytes are gathered into part buffers and sent as a multipart upload, or as one PUT when they fit
+ * into a single part. A write longer than all the parts in flight is sent straight from the
+ * caller's memory, except for its last parts, which are copied so that the write can return while
+ * they are under way. Nothing is visible before s3d_put_finish returns OK; every other end aborts.
+ *
+ * Threads: calls exclude each other, so that the engine may abort a put at shutdown whatever its
+ * owner is doing. s3d_put_write and s3d_put_finish wait at most timeout_ms and then return AGAIN;
+ * the caller calls again, or aborts.
+ *
+ * After the first failure the put is poisoned: write and finish return that same error.
+ */
+#ifndef S3D_CORE_PUT_H
+#define S3D_CORE_PUT_H
+
+#include "core/store.h"
+
+struct s3d_put;
+
+struct s3d_put_plan {
+    const char *key;      /* copied */
+    uint64_t part_bytes;  /* the first parts' size; INVALID when the store does not allow it */
+    unsigned concurrency; /* parts in flight at once */
+    const struct s3d_put_options *options; /* deep-copied; NULL: none */
+};
+
+/* Sends nothing yet. Holds a reference to the store. */
+S3D_MUST_USE enum s3d_code s3d_put_new(struct s3d_put **put, struct s3d_store *store,
+                                       const struct s3d_put_plan *plan, struct s3d_error *error);
+
+/*
+ * Appends `length` bytes. *written is 0 at first and counts what was taken. OK: all of it, and
+ * nothing refers to `data` any more. AGAIN: call again with the same data, length and *written, or
+ * s3d_put_abort, before the memory goes away.
+ */
+S3D_MUST_USE enum s3d_code s3d_put_write(struct s3d_put *put, const void *data, size_t length,
+                                         size_t *written, int64_t timeout_ms,
+                                         struct s3d_error *error);
+
+/* Sends the rest and makes the object visible. Idempotent: after OK it returns OK again. */
+S3D_MUST_USE enum s3d_code s3d_put_finish(struct s3d_put *put, int64_t timeout_ms,
+                                          struct s3d_error *error);
+
+/*
+ * Cancels and joins what is in flight, removes the upload from the store (trying as often as any
+ * request), frees the buffers. Blocks for that long. `why` is what later calls will report (NULL:
+ * CANCELLED). Does nothing after a successful finish or an earlier abort. In a forked child it
+ * only forgets: the upload is the parent's.
+ */
+void s3d_put_abort(struct s3d_put *put, const struct s3d_error *why);
+
+/* Aborts unless finished. NULL is allowed. */
+void s3d_put_free(struct s3d_put *put);
+
+uint64_t s3d_put_bytes(const struct s3d_put *put); /* bytes taken so far */
+const char *s3d_put_etag(const struct s3d_put *put); /* after finish; "" before */
+bool s3d_put_finished(const struct s3d_put *put);
+
+/* For engine.c, under its lock: the list of open uploads. */
+void s3d_put_link(struct s3d_put *put, struct s3d_put **list);
+void s3d_put_unlink(struct s3d_put *put, struct s3d_put **list);
+
+#endif

@@ -1,0 +1,568 @@
+#include "core/reader.h"
+
+#include "core/engine.h"
+#include "core/get.h"
+#include "core/latch.h"
+#include "core/mem.h"
+
+#include <string.h>
+
+enum {
+    TAIL_BYTES = 256 * 1024,
+    BLOCK_MIN_BYTES = 256 * 1024,
+    DIRECT_MIN_BYTES = 1024 * 1024, /* from here on a read goes straight to its destination */
+    NEAR_BYTES = 64 * 1024          /* a skip that still counts as sequential */
+};
+
+enum block_state { BLOCK_EMPTY, BLOCK_LOADING, BLOCK_READY, BLOCK_FAILED };
+
+/* A cached piece of the object: [offset, offset + length). */
+struct block {
+    struct s3d_reader *reader;
+    struct s3d_request request;
+    struct s3d_span span;
+    /* the caller's; buffer and span are the request's while LOADING */
+    void *buffer;
+    size_t capacity_bytes;
+    uint64_t offset_bytes;
+    size_t length_bytes;
+    uint64_t last_used; /* in ticks, for eviction */
+    enum block_state state; /* locked{latch} */
+};
+
+struct s3d_reader {
+    /* frozen */
+    struct s3d_store *store;
+    char *key;
+    uint64_t part_bytes;
+    unsigned concurrency;
+    size_t block_count;
+    /* the caller's */
+    struct block *blocks;
+    uint64_t ticks;
+    uint64_t at_offset;   /* how far the current read has come */
+    uint64_t next_offset; /* where it ends */
+    uint64_t run_bytes;   /* read in sequence up to there */
+    uint64_t ahead_to;    /* how far the read-ahead has been sent; 0: not yet */
+    bool in_read;         /* a read returned AGAIN and will be called again */
+    struct s3d_get *direct; /* under way into the read's destination */
+    uint64_t direct_bytes;
+    /* once open */
+    bool open;
+    struct s3d_object object;
+    char *tail; /* the object's last tail_bytes */
+    size_t tail_bytes;
+    /* locked{latch} */
+    struct s3d_latch latch;
+    struct s3d_request opening; /* the tail; STAT where a store refuses ranges of nothing */
+    struct s3d_span tail_span;
+    bool opening_active;
+};
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t tail_offset(const struct s3d_reader *reader)
+{
+    return reader->object.size_bytes - reader->tail_bytes;
+}
+
+/* ---- opening ---- */
+
+static void opening_done(struct s3d_request *request)
+{
+    struct s3d_reader *reader = request->owner;
+    s3d_latch_lock(&reader->latch);
+    reader->opening_active = false;
+    s3d_latch_notify_locked(&reader->latch);
+    s3d_latch_unlock(&reader->latch);
+}
+
+static void block_done(struct s3d_request *request)
+{
+    struct block *block = request->owner;
+    struct s3d_reader *reader = block->reader;
+    s3d_latch_lock(&reader->latch);
+    block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
+    reader->latch.in_flight--;
+    s3d_latch_notify_locked(&reader->latch);
+    s3d_latch_unlock(&reader->latch);
+}
+
+static void start_opening(struct s3d_reader *reader, enum s3d_verb verb)
+{
+    s3d_latch_lock(&reader->latch);
+    reader->opening.verb = verb;
+    s3d_request_reset(&reader->opening);
+    reader->opening_active = true;
+    s3d_latch_unlock(&reader->latch);
+    s3d_pool_submit(reader->store->pool, &reader->opening);
+}
+
+static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_reader_plan *plan,
+                                 struct s3d_error *error)
+{
+    reader->part_bytes = plan->part_bytes;
+    reader->concurrency = plan->concurrency;
+    reader->block_count = (size_t)plan->concurrency + 1;
+    reader->key = s3d_copy_string(plan->key);
+    reader->tail = s3d_alloc(TAIL_BYTES);
+    reader->blocks = s3d_alloc_zeroed(reader->block_count, sizeof *reader->blocks);
+    if (!reader->key || !reader->tail || !reader->blocks) {
+        return s3d_fail_memory(error, reader->block_count * sizeof *reader->blocks);
+    }
+    for (size_t i = 0; i < reader->block_count; i++) {
+        struct block *block = &reader->blocks[i];
+        block->reader = reader;
+        block->request.verb = S3D_VERB_GET;
+        block->request.store = reader->store;
+        block->request.key = reader->key;
+        block->request.spans = &block->span;
+        block->request.span_count = 1;
+        block->request.done = block_done;
+        block->request.owner = block;
+    }
+    reader->tail_span = (struct s3d_span){reader->tail, TAIL_BYTES};
+    reader->opening.store = reader->store;
+    reader->opening.key = reader->key;
+    reader->opening.suffix = true;
+    reader->opening.length_bytes = TAIL_BYTES;
+    reader->opening.spans = &reader->tail_span;
+    reader->opening.span_count = 1;
+    reader->opening.done = opening_done;
+    reader->opening.owner = reader;
+    return S3D_OK;
+}
+
+static void reader_destroy(struct s3d_reader *reader)
+{
+    for (size_t i = 0; reader->blocks && i < reader->block_count; i++) {
+        s3d_budget_give(&reader->store->engine->budget, reader->blocks[i].buffer,
+                        reader->blocks[i].capacity_bytes);
+    }
+    s3d_latch_fini(&reader->latch);
+    s3d_store_release(reader->store);
+    s3d_free(reader->key);
+    s3d_free(reader->tail);
+    s3d_free(reader->blocks);
+    s3d_free(reader);
+}
+
+enum s3d_code s3d_reader_new(struct s3d_reader **out, struct s3d_store *store,
+                             const struct s3d_reader_plan *plan, struct s3d_error *error)
+{
+    if (!plan->part_bytes || !plan->concurrency) {
+        return s3d_fail(error, S3D_INVALID, "part_size and max_concurrency must be at least 1");
+    }
+    struct s3d_reader *reader = s3d_alloc_zeroed(1, sizeof *reader);
+    if (!reader) {
+        return s3d_fail_memory(error, sizeof *reader);
+    }
+    enum s3d_code code = s3d_latch_init(&reader->latch, error);
+    if (code) {
+        s3d_free(reader);
+        return code;
+    }
+    reader->store = s3d_store_acquire(store);
+    code = reader_init(reader, plan, error);
+    if (code) {
+        reader_destroy(reader);
+        return code;
+    }
+    start_opening(reader, S3D_VERB_GET);
+    *out = reader;
+    return S3D_OK;
+}
+
+static bool wait_opening(struct s3d_reader *reader, int64_t deadline_ms)
+{
+    s3d_latch_lock(&reader->latch);
+    while (reader->opening_active && s3d_latch_wait_locked(&reader->latch, deadline_ms)) {
+    }
+    bool ended = !reader->opening_active;
+    s3d_latch_unlock(&reader->latch);
+    return ended;
+}
+
+/* Takes over what the opening request brought. */
+static void become_open(struct s3d_reader *reader)
+{
+    reader->object = reader->opening.result.object;
+    reader->tail_bytes = (size_t)reader->opening.result.received_bytes;
+    reader->open = true;
+    const char *if_match = reader->object.etag[0] ? reader->object.etag : NULL;
+    for (size_t i = 0; i < reader->block_count; i++) {
+        reader->blocks[i].request.if_match = if_match;
+    }
+    s3d_count(&reader->store->engine->stats.objects_opened, 1);
+}
+
+enum s3d_code s3d_reader_wait_open(struct s3d_reader *reader, int64_t timeout_ms,
+                                   struct s3d_error *error)
+{
+    enum s3d_code code = s3d_engine_check(reader->store->engine, error);
+    if (code || reader->open) {
+        return code;
+    }
+    int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
+    for (;;) {
+        if (!wait_opening(reader, deadline_ms)) {
+            return S3D_AGAIN;
+        }
+        code = reader->opening.result.code;
+        if (code != S3D_RANGE || reader->opening.verb != S3D_VERB_GET) {
+            break;
+        }
+        /* Some stores refuse the last bytes of an empty object without telling its size. */
+        start_opening(reader, S3D_VERB_STAT);
+    }
+    if (code) {
+        return s3d_error_copy(error, &reader->opening.result.error);
+    }
+    become_open(reader);
+    return S3D_OK;
+}
+
+const struct s3d_object *s3d_reader_object(const struct s3d_reader *reader)
+{
+    return &reader->object;
+}
+
+/* ---- blocks ---- */
+
+static bool covers(const struct block *block, uint64_t offset)
+{
+    return block->state != BLOCK_EMPTY && offset >= block->offset_bytes &&
+           offset - block->offset_bytes < block->length_bytes;
+}
+
+static struct block *find_block_locked(struct s3d_reader *reader, uint64_t offset)
+{
+    for (size_t i = 0; i < reader->block_count; i++) {
+        if (covers(&reader->blocks[i], offset)) {
+            return &reader->blocks[i];
+        }
+    }
+    return NULL;
+}
+
+/* Where the cache covers the object again after offset (itself uncovered), at most `end`. */
+static uint64_t next_covered_locked(struct s3d_reader *reader, uint64_t offset, uint64_t end)
+{
+    end = least(end, tail_offset(reader));
+    for (size_t i = 0; i < reader->block_count; i++) {
+        const struct block *block = &reader->blocks[i];
+        if (block->state != BLOCK_EMPTY && block->offset_bytes > offset) {
+            end = least(end, block->offset_bytes);
+        }
+    }
+    return end;
+}
+
+/* An empty block, or else the one longest unused; NULL while all are loading. Blocks within
+ * [keep_from, keep_to) are kept. */
+static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from, uint64_t keep_to)
+{
+    struct block *victim = NULL;
+    for (size_t i = 0; i < reader->block_count; i++) {
+        struct block *block = &reader->blocks[i];
+        if (block->state == BLOCK_EMPTY) {
+            return block;
+        }
+        bool kept = block->offset_bytes < keep_to &&
+                    block->offset_bytes + block->length_bytes > keep_from;
+        if (block->state != BLOCK_LOADING && !kept &&
+            (!victim || block->last_used < victim->last_used)) {
+            victim = block;
+        }
+    }
+    return victim;
+}
+
+/* Gives the block a buffer of at least `bytes`. AGAIN: the budget is spent. */
+static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, size_t bytes,
+                                struct s3d_error *error)
+{
+    if (block->capacity_bytes >= bytes) {
+        return S3D_OK;
+    }
+    struct s3d_budget *budget = &reader->store->engine->budget;
+    s3d_budget_give(budget, block->buffer, block->capacity_bytes);
+    bool first = true;
+    block->buffer = NULL;
+    block->capacity_bytes = 0;
+    for (size_t i = 0; i < reader->block_count; i++) {
+        first = first && !reader->blocks[i].buffer;
+    }
+    enum s3d_code code = s3d_budget_take(budget, bytes, first, 0, &block->buffer, error);
+    if (!code) {
+        block->capacity_bytes = bytes;
+    }
+    return code;
+}
+
+/* The size of the next block: grows with the sequential run, in powers of two. */
+static uint64_t block_size(const struct s3d_reader *reader)
+{
+    uint64_t size = BLOCK_MIN_BYTES;
+    while (size * 2 <= reader->run_bytes && size * 2 <= reader->part_bytes) {
+        size *= 2;
+    }
+    return size;
+}
+
+/* Starts loading at `offset`, which no block covers. AGAIN: no block or no memory is free. */
+static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint64_t keep_to,
+                                struct s3d_error *error)
+{
+    uint64_t size = block_size(reader);
+    s3d_latch_lock(&reader->latch);
+    uint64_t length = next_covered_locked(reader, offset, offset + size) - offset;
+    struct block *block = victim_locked(reader, reader->at_offset, keep_to);
+    if (block) {
+        block->state = BLOCK_EMPTY;
+    }
+    s3d_latch_unlock(&reader->latch);
+    if (!block) {
+        return S3D_AGAIN;
+    }
+    enum s3d_code code = fit_buffer(reader, block, (size_t)size, error);
+    if (code) {
+        return code;
+    }
+    s3d_latch_lock(&reader->latch);
+    block->offset_bytes = offset;
+    block->length_bytes = (size_t)length;
+    block->last_used = ++reader->ticks;
+    block->span = (struct s3d_span){block->buffer, block->length_bytes};
+    block->request.offset_bytes = offset;
+    block->request.length_bytes = length;
+    block->state = BLOCK_LOADING;
+    s3d_request_reset(&block->request);
+    reader->latch.in_flight++;
+    s3d_latch_unlock(&reader->latch);
+    s3d_pool_submit(reader->store->pool, &block->request);
+    return S3D_OK;
+}
+
+/* Keeps the next bytes after `from` under way, as far as a sequential run deserves. */
+static void read_ahead(struct s3d_reader *reader, uint64_t from, uint64_t ahead_bytes)
+{
+    uint64_t end = least(from + ahead_bytes, tail_offset(reader));
+    if (end < reader->ahead_to + block_size(reader) / 2) {
+        return; /* still well ahead */
+    }
+    uint64_t at = from;
+    while (at < end) {
+        s3d_latch_lock(&reader->latch);
+        const struct block *block = find_block_locked(reader, at);
+        uint64_t covered_to = block ? block->offset_bytes + block->length_bytes : 0;
+        s3d_latch_unlock(&reader->latch);
+        if (block) {
+            at = covered_to;
+        } else if (load_block(reader, at, end, NULL)) {
+            return; /* no block or memory to spare: a later read will ask again */
+        }
+        reader->ahead_to = at;
+    }
+}
+
+/* ---- reading ---- */
+
+size_t s3d_reader_buffered(struct s3d_reader *reader, uint64_t offset)
+{
+    if (!reader->open || offset >= reader->object.size_bytes) {
+        return 0;
+    }
+    if (offset >= tail_offset(reader)) {
+        return (size_t)(reader->object.size_bytes - offset);
+    }
+    s3d_latch_lock(&reader->latch);
+    const struct block *block = find_block_locked(reader, offset);
+    size_t bytes = block && block->state == BLOCK_READY
+                       ? (size_t)(block->offset_bytes + block->length_bytes - offset)
+                       : 0;
+    s3d_latch_unlock(&reader->latch);
+    return bytes;
+}
+
+/* Copies from the block at `offset`, waiting for it. */
+static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, uint64_t offset,
+                                char *to, size_t wanted, size_t *copied, int64_t deadline_ms,
+                                struct s3d_error *error)
+{
+    s3d_latch_lock(&reader->latch);
+    while (block->state == BLOCK_LOADING && s3d_latch_wait_locked(&reader->latch, deadline_ms)) {
+    }
+    enum block_state state = block->state;
+    if (state == BLOCK_FAILED) {
+        block->state = BLOCK_EMPTY; /* a later read tries anew */
+    }
+    s3d_latch_unlock(&reader->latch);
+    if (state == BLOCK_LOADING) {
+        return S3D_AGAIN;
+    }
+    if (state == BLOCK_FAILED) {
+        return s3d_error_copy(error, &block->request.result.error);
+    }
+    size_t skip = (size_t)(offset - block->offset_bytes);
+    *copied = (size_t)least(wanted, block->length_bytes - skip);
+    memcpy(to, (const char *)block->buffer + skip, *copied);
+    block->last_used = ++reader->ticks;
+    return S3D_OK;
+}
+
+static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, char *to,
+                                  uint64_t length, struct s3d_error *error)
+{
+    struct s3d_get_plan plan = {
+        .key = reader->key,
+        .offset_bytes = offset,
+        .length_bytes = length,
+        .data = to,
+        .part_bytes = reader->part_bytes,
+        .concurrency = reader->concurrency,
+        .if_match = reader->object.etag[0] ? reader->object.etag : NULL,
+    };
+    reader->direct_bytes = length;
+    return s3d_get_new(&reader->direct, reader->store, &plan, error);
+}
+
+static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied, int64_t deadline_ms,
+                                   struct s3d_error *error)
+{
+    int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
+    enum s3d_code code = s3d_get_wait(reader->direct, reader->direct_bytes,
+                                      deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
+    if (code != S3D_AGAIN) {
+        s3d_get_free(reader->direct);
+        reader->direct = NULL;
+        *copied = code ? 0 : (size_t)reader->direct_bytes;
+    }
+    return code;
+}
+
+/* Waits for any block to end, so that one can be taken. */
+static enum s3d_code wait_blocks(struct s3d_reader *reader, int64_t deadline_ms)
+{
+    s3d_latch_lock(&reader->latch);
+    int64_t soon_ms = s3d_deadline_ms(10); /* memory may come free in other streams, unheard */
+    s3d_latch_wait_locked(&reader->latch,
+                          deadline_ms >= 0 && deadline_ms < soon_ms ? deadline_ms : soon_ms);
+    s3d_latch_unlock(&reader->latch);
+    return deadline_ms >= 0 && s3d_now_ms() >= deadline_ms ? S3D_AGAIN : S3D_OK;
+}
+
+/* One step: some bytes at `offset` into `to`. */
+static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char *to, size_t wanted,
+                               size_t *copied, int64_t deadline_ms, struct s3d_error *error)
+{
+    *copied = 0;
+    if (reader->direct) {
+        return finish_direct(reader, copied, deadline_ms, error);
+    }
+    if (offset >= tail_offset(reader)) {
+        memcpy(to, reader->tail + (offset - tail_offset(reader)), wanted);
+        *copied = wanted;
+        return S3D_OK;
+    }
+    s3d_latch_lock(&reader->latch);
+    struct block *block = find_block_locked(reader, offset);
+    uint64_t gap = next_covered_locked(reader, offset, offset + wanted) - offset;
+    s3d_latch_unlock(&reader->latch);
+    if (block) {
+        return copy_block(reader, block, offset, to, wanted, copied, deadline_ms, error);
+    }
+    if (gap >= DIRECT_MIN_BYTES) {
+        return start_direct(reader, offset, to, gap, error);
+    }
+    enum s3d_code code = load_block(reader, offset, offset + wanted, error);
+    return code == S3D_AGAIN ? wait_blocks(reader, deadline_ms) : code;
+}
+
+/* At the start of a read: notes whether it goes on where the last one ended, and reads ahead. */
+static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length)
+{
+    reader->in_read = true;
+    reader->at_offset = offset;
+    if (offset >= tail_offset(reader)) {
+        return; /* a look at the directory does not end a run */
+    }
+    bool near = offset + NEAR_BYTES >= reader->next_offset &&
+                offset <= reader->next_offset + NEAR_BYTES;
+    reader->run_bytes = near ? reader->run_bytes + length : length;
+    reader->ahead_to = near ? reader->ahead_to : 0;
+    reader->next_offset = offset + length;
+}
+
+static uint64_t ahead_bytes(const struct s3d_reader *reader, size_t length)
+{
+    if (length >= DIRECT_MIN_BYTES) {
+        return BLOCK_MIN_BYTES; /* what follows a large record: its neighbour's header */
+    }
+    uint64_t most = reader->concurrency * reader->part_bytes;
+    return least(reader->run_bytes * 2, most);
+}
+
+enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *data, size_t length,
+                              size_t *got, int64_t timeout_ms, struct s3d_error *error)
+{
+    enum s3d_code code = s3d_reader_wait_open(reader, timeout_ms, error);
+    if (code || offset >= reader->object.size_bytes) {
+        return code;
+    }
+    int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
+    length = (size_t)least(length, reader->object.size_bytes - offset);
+    if (!reader->in_read) {
+        begin_read(reader, offset, length);
+    }
+    while (!code && *got < length) {
+        size_t copied;
+        code = read_step(reader, offset + *got, (char *)data + *got, length - *got, &copied,
+                         deadline_ms, error);
+        *got += copied;
+        reader->at_offset = offset + *got;
+        if (!code && !copied) {
+            /* Something was started: now is the time to send more after it. */
+            read_ahead(reader, offset + length, ahead_bytes(reader, length));
+        }
+    }
+    if (!code) {
+        read_ahead(reader, offset + length, ahead_bytes(reader, length));
+    }
+    if (code != S3D_AGAIN) {
+        reader->in_read = false;
+    }
+    return code;
+}
+
+void s3d_reader_cancel(struct s3d_reader *reader)
+{
+    s3d_get_free(reader->direct);
+    reader->direct = NULL;
+    reader->in_read = false;
+}
+
+void s3d_reader_free(struct s3d_reader *reader)
+{
+    if (!reader || s3d_engine_check(reader->store->engine, NULL) == S3D_FORKED) {
+        return;
+    }
+    s3d_reader_cancel(reader);
+    s3d_latch_lock(&reader->latch);
+    if (reader->opening_active) {
+        s3d_pool_cancel(reader->store->pool, &reader->opening);
+    }
+    for (size_t i = 0; i < reader->block_count; i++) {
+        if (reader->blocks[i].state == BLOCK_LOADING) {
+            s3d_pool_cancel(reader->store->pool, &reader->blocks[i].request);
+        }
+    }
+    while (reader->opening_active || reader->latch.in_flight) {
+        s3d_latch_wait_locked(&reader->latch, -1);
+    }
+    s3d_latch_unlock(&reader->latch);
+    reader_destroy(reader);
+}

@@ -1,0 +1,34 @@
+#include "core/request.h"
+
+#include <string.h>
+
+const char *s3d_verb_name(enum s3d_verb verb)
+{
+    static const char *const names[] = {
+#define X(verb, name) name,
+        S3D_VERBS(X)
+#undef X
+    };
+    return (size_t)verb < sizeof names / sizeof *names ? names[verb] : "request";
+}
+
+void s3d_request_reset(struct s3d_request *request)
+{
+    atomic_store(&request->cancelled, false);
+    atomic_store(&request->moved_bytes, 0);
+    request->next = NULL;
+    request->attempt = NULL;
+    request->attempts = 0;
+    request->due_ms = 0;
+    memset(&request->last, 0, sizeof request->last);
+    memset(&request->result, 0, sizeof request->result);
+}
+
+uint64_t s3d_spans_bytes(const struct s3d_span *spans, size_t count)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        total += spans[i].length_bytes;
+    }
+    return total;
+}

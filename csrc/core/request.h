@@ -1,0 +1,135 @@
+/*
+ * One request to a store: what core asks for, in object-storage terms, and what came back.
+ *
+ * A request is caller's storage. Lifetime: fill the frozen part, s3d_request_reset() and s3d_pool_submit() it, leave it
+ * alone (but for s3d_pool_cancel) until `done` has run; then the result part is the submitter's to read and the request may
+ * be filled and submitted again. Everything that frozen pointers point to (key, spans, parts)
+ * must stay valid until then. `done` runs on an I/O thread, exactly once per submit, and may
+ * submit further requests but must not block.
+ */
+#ifndef S3D_CORE_REQUEST_H
+#define S3D_CORE_REQUEST_H
+
+#include "core/error.h"
+#include "core/str.h"
+
+#include <stdatomic.h>
+
+struct s3d_store;
+
+/* X(verb, the name users know it by) */
+#define S3D_VERBS(X)                                                                               \
+    X(STAT, "HeadObject")                   /* result.object */                                    \
+    X(GET, "GetObject")                     /* a range into spans; result.object */                \
+    X(PUT, "PutObject")                     /* a whole object from spans; result.object.etag */    \
+    X(DELETE, "DeleteObject")               /* missing is fine */                                  \
+    X(LIST, "ListObjects")                  /* one page under prefix `key`; result.page */         \
+    X(UPLOAD_CREATE, "CreateMultipartUpload") /* result.upload_id */                               \
+    X(UPLOAD_PART, "UploadPart")            /* one part from spans; result.object.etag */          \
+    X(UPLOAD_COMPLETE, "CompleteMultipartUpload") /* makes the object visible */                   \
+    X(UPLOAD_ABORT, "AbortMultipartUpload") /* missing is fine */
+
+enum s3d_verb {
+#define X(verb, name) S3D_VERB_##verb,
+    S3D_VERBS(X)
+#undef X
+};
+
+const char *s3d_verb_name(enum s3d_verb verb);
+
+enum {
+    S3D_ETAG_MAX = 128,      /* bytes with terminator, quotes included as the store sent them */
+    S3D_UPLOAD_ID_MAX = 1088 /* S3 sends up to 1024 */
+};
+
+/* A piece of memory to send from or to receive into. */
+struct s3d_span {
+    char *data;
+    size_t length_bytes;
+};
+
+/* What a store tells of one object. */
+struct s3d_object {
+    uint64_t size_bytes;
+    int64_t modified_s; /* Unix time, 0: unknown */
+    char etag[S3D_ETAG_MAX];
+};
+
+/* One line of CompleteMultipartUpload. */
+struct s3d_part {
+    uint32_t number; /* from 1 */
+    uint64_t offset_bytes;
+    uint64_t size_bytes;
+    char etag[S3D_ETAG_MAX];
+};
+
+/* A page of a listing. The callback may copy; its strings die with the call. Runs on an I/O thread
+ * before `done`; it must be safe to start over (a retried page begins with reset()). */
+struct s3d_list_sink {
+    void *context;
+    void (*reset)(void *context);
+    enum s3d_code (*add)(void *context, const char *key, const struct s3d_object *object,
+                         struct s3d_error *error);
+};
+
+/* How an object is to be written; strings are borrowed, NULL where not given. */
+struct s3d_put_options {
+    const char *content_type;
+    const char *content_encoding;
+    const char *storage_class;
+    const char *const *metadata; /* name, value, name, value, ...; metadata_count pairs */
+    size_t metadata_count;
+    bool if_none_match; /* create only: an existing object is S3D_EXISTS */
+};
+
+struct s3d_request {
+    /* frozen: set by the submitter */
+    enum s3d_verb verb;
+    struct s3d_store *store;          /* borrowed */
+    const char *key;                  /* object key or path; LIST: the prefix */
+    uint64_t offset_bytes;            /* GET: first byte. UPLOAD_PART: where the part begins */
+    uint64_t length_bytes;            /* GET: bytes wanted. Others: the sum of the spans */
+    bool suffix;                      /* GET: the last length_bytes, or less; needs one span */
+    const char *if_match;             /* GET: an ETag; a differing object is S3D_CHANGED */
+    struct s3d_span *spans;           /* GET: receive here. PUT, UPLOAD_PART: send these */
+    size_t span_count;
+    const struct s3d_put_options *options; /* PUT, UPLOAD_CREATE, UPLOAD_COMPLETE; nullable */
+    const char *upload_id;            /* UPLOAD_PART, _COMPLETE, _ABORT */
+    uint32_t part_number;             /* UPLOAD_PART: from 1 */
+    const struct s3d_part *parts;     /* UPLOAD_COMPLETE: ascending numbers */
+    size_t part_count;
+    const char *list_token;           /* LIST: result.next_token of the page before, or NULL */
+    const struct s3d_list_sink *list; /* LIST */
+    void (*done)(struct s3d_request *request);
+    void *owner;                      /* the submitter's */
+
+    /* any thread */
+    atomic_bool cancelled;            /* set by s3d_pool_cancel */
+    _Atomic uint64_t moved_bytes;     /* body bytes of the running attempt, for progress */
+
+    /* loop: the pool's, from submit to done */
+    struct s3d_request *next;
+    void *attempt;                    /* the driver's state of the running attempt */
+    unsigned attempts;
+    uint64_t due_ms;                  /* when the next attempt may start */
+    struct s3d_error last;            /* how the last attempt ended */
+
+    /* result: the driver's while an attempt runs, the submitter's after done */
+    struct {
+        enum s3d_code code;
+        struct s3d_error error;       /* the first cause when code is not OK */
+        struct s3d_object object;
+        uint64_t received_bytes;      /* GET: body bytes placed; a suffix may be shorter than asked */
+        uint64_t first_byte;          /* GET: absolute offset of the first byte placed */
+        char upload_id[S3D_UPLOAD_ID_MAX];
+        char next_token[2048];        /* LIST: empty on the last page */
+    } result;
+};
+
+/* Clears what a former submit left behind; keeps the frozen part. The submitter calls it before
+ * each submit, under the lock that guards its own cancelling, so that no cancel is lost. */
+void s3d_request_reset(struct s3d_request *request);
+
+uint64_t s3d_spans_bytes(const struct s3d_span *spans, size_t count);
+
+#endif

@@ -1,0 +1,45 @@
+/*
+ * A store: one bucket, container or the local file system, as core sees it.
+ *
+ * A backend embeds `struct s3d_store` first in its own struct and fills it in its open function.
+ * A store is immutable once open (credentials rotate behind the backend's own lock) and counted:
+ * each reader, writer or call holds one reference. Core never looks behind `ops`.
+ */
+#ifndef S3D_CORE_STORE_H
+#define S3D_CORE_STORE_H
+
+#include "core/request.h"
+
+struct s3d_engine;
+struct s3d_pool;
+struct s3d_driver_ops;
+
+/* What a store's multipart upload allows. */
+struct s3d_limits {
+    uint64_t part_min_bytes; /* every part but the last */
+    uint64_t part_max_bytes;
+    uint32_t parts_max;
+    uint64_t object_max_bytes;
+    uint64_t put_max_bytes; /* one PUT */
+};
+
+struct s3d_store_ops {
+    const struct s3d_driver_ops *driver; /* which kind of I/O thread serves it */
+    void (*close)(struct s3d_store *store); /* frees the backend's struct */
+};
+
+struct s3d_store {
+    const struct s3d_store_ops *ops;
+    struct s3d_limits limits;
+    struct s3d_engine *engine; /* borrowed: the engine outlives every store */
+    struct s3d_pool *pool;     /* where its requests run; set by s3d_store_init */
+    atomic_uint references;
+};
+
+/* For backends: one reference, the pool of ops->driver. */
+S3D_MUST_USE enum s3d_code s3d_store_init(struct s3d_store *store, const struct s3d_store_ops *ops,
+                                          struct s3d_engine *engine, struct s3d_error *error);
+struct s3d_store *s3d_store_acquire(struct s3d_store *store);
+void s3d_store_release(struct s3d_store *store); /* NULL is allowed */
+
+#endif

@@ -1,0 +1,72 @@
+/*
+ * The C tests' few tools. A test program is one file: functions that CHECK, and a main that RUNs
+ * them. The first failed CHECK ends the program with status 1.
+ */
+#ifndef TESTS_C_TEST_H
+#define TESTS_C_TEST_H
+
+#include "core/error.h"
+#include "core/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: FAILED: %s\n", __FILE__, __LINE__, #condition);                \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+#define CHECK_CODE(expression, expected)                                                           \
+    do {                                                                                           \
+        enum s3d_code code_ = (expression);                                                        \
+        if (code_ != (expected)) {                                                                 \
+            fprintf(stderr, "%s:%d: FAILED: %s is %s, not %s\n", __FILE__, __LINE__, #expression,  \
+                    s3d_code_name(code_), s3d_code_name(expected));                                \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+#define CHECK_TEXT(actual, expected)                                                               \
+    do {                                                                                           \
+        const char *actual_ = (actual), *expected_ = (expected);                                   \
+        if (strcmp(actual_, expected_) != 0) {                                                     \
+            fprintf(stderr, "%s:%d: FAILED: %s is \"%s\", not \"%s\"\n", __FILE__, __LINE__,       \
+                    #actual, actual_, expected_);                                                  \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+#define RUN(test)                                                                                  \
+    do {                                                                                           \
+        test();                                                                                    \
+        printf("ok %s\n", #test);                                                                  \
+    } while (0)
+
+/*
+ * Torture: runs `code = attempt()` with the 1st, 2nd, ... allocation failing until none is left to
+ * fail. A failed attempt must return NO_MEMORY (or, when `any` is set, anything but OK); the
+ * sanitizers see leaks and wild accesses.
+ */
+#ifdef S3D_FAULTS
+static inline unsigned long test_torture(enum s3d_code (*attempt)(void), int any)
+{
+    for (unsigned long n = 1;; n++) {
+        CHECK(n < 100000);
+        s3d_mem_fail_at(n);
+        enum s3d_code code = attempt();
+        bool fired = s3d_mem_fault_fired();
+        s3d_mem_fail_at(0);
+        if (!fired) {
+            CHECK_CODE(code, S3D_OK);
+            return n - 1;
+        }
+        CHECK(any ? code != S3D_OK : code == S3D_NO_MEMORY);
+    }
+}
+#endif
+
+#endif
