@@ -1,0 +1,44 @@
+/*
+ * Signing: AWS Signature Version 4, headers only. The only user of OpenSSL's digests.
+ * Source: AWS General Reference, "Signature Version 4 signing process".
+ */
+#ifndef S3D_BACKENDS_AUTH_H
+#define S3D_BACKENDS_AUTH_H
+
+#include "core/request.h"
+#include "core/str.h"
+
+enum { S3D_SHA256_HEX = 65, S3D_AMZ_DATE = 17 };
+
+/* Lower-case hex of SHA-256 over the spans, terminated. */
+S3D_MUST_USE enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX], const struct s3d_span *spans,
+                                          size_t count, struct s3d_error *error);
+
+/* "20260131T235959Z" */
+void s3d_amz_date(char date[S3D_AMZ_DATE], int64_t unix_s);
+
+struct s3d_header {
+    const char *name; /* lower case */
+    const char *value;
+};
+
+struct s3d_sigv4 {
+    const char *access_key;
+    const char *secret_key;
+    const char *region;
+    const char *service; /* "s3" */
+    const char *method;
+    const char *path;    /* percent-encoded as it goes over the wire; starts with '/' */
+    const char *query;   /* canonical: encoded, sorted by name; "" for none */
+    const struct s3d_header *headers; /* all to be signed, host and x-amz-* among them, sorted by name */
+    size_t header_count;
+    const char *payload; /* SHA-256 hex or "UNSIGNED-PAYLOAD" */
+    const char *date;    /* s3d_amz_date */
+};
+
+/* Appends the value of the Authorization header. */
+S3D_MUST_USE enum s3d_code s3d_sigv4_authorize(const struct s3d_sigv4 *request,
+                                               struct s3d_str *authorization,
+                                               struct s3d_error *error);
+
+#endif

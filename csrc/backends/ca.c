@@ -1,0 +1,102 @@
+#include "backends/ca.h"
+
+#include "core/mem.h"
+
+#include <curl/curl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
+#include <string.h>
+
+struct s3d_ca {
+    X509_STORE *store;
+    char *bundle; /* NULL: the system's */
+};
+
+/* Where distributions keep their bundle; the first that can be read is taken. */
+static const char *const system_bundles[] = {
+    "/etc/ssl/certs/ca-certificates.crt", /* Debian, Ubuntu, Alpine, Arch */
+    "/etc/pki/tls/certs/ca-bundle.crt",   /* Fedora, RHEL */
+    "/etc/ssl/ca-bundle.pem",             /* SUSE */
+    "/etc/ssl/cert.pem",
+};
+
+static bool load_system(X509_STORE *store)
+{
+    for (size_t i = 0; i < sizeof system_bundles / sizeof *system_bundles; i++) {
+        if (X509_STORE_load_file(store, system_bundles[i]) == 1) {
+            return true;
+        }
+    }
+    return X509_STORE_set_default_paths(store) == 1;
+}
+
+void s3d_ca_free(struct s3d_ca *ca)
+{
+    if (ca) {
+        X509_STORE_free(ca->store);
+        s3d_free(ca->bundle);
+        s3d_free(ca);
+    }
+}
+
+static enum s3d_code ca_load(struct s3d_ca **out, const char *bundle, struct s3d_error *error)
+{
+    struct s3d_ca *ca = s3d_alloc_zeroed(1, sizeof *ca);
+    if (!ca) {
+        return s3d_fail_memory(error, sizeof *ca);
+    }
+    enum s3d_code code = S3D_OK;
+    ca->store = X509_STORE_new();
+    ca->bundle = s3d_copy_string(bundle);
+    if (!ca->store || (bundle && !ca->bundle)) {
+        code = s3d_fail_memory(error, sizeof *ca);
+    } else if (bundle ? X509_STORE_load_file(ca->store, bundle) != 1 : !load_system(ca->store)) {
+        code = s3d_fail(error, S3D_TLS, "cannot read certificates from %s: %s",
+                        bundle ? bundle : "the system's bundle",
+                        ERR_reason_error_string(ERR_peek_last_error()));
+    }
+    ERR_clear_error();
+    if (code) {
+        s3d_ca_free(ca);
+    } else {
+        *out = ca;
+    }
+    return code;
+}
+
+static bool same_bundle(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/* curl hands over its fresh context; ours replaces the (empty) store in it. */
+static CURLcode on_context(CURL *easy, void *context, void *ca)
+{
+    (void)easy;
+    SSL_CTX_set1_cert_store(context, ((struct s3d_ca *)ca)->store);
+    return CURLE_OK;
+}
+
+enum s3d_code s3d_ca_apply(struct s3d_ca **ca, void *easy, const char *bundle,
+                           struct s3d_error *error)
+{
+    if (!*ca || !same_bundle((*ca)->bundle, bundle)) {
+        struct s3d_ca *fresh = NULL;
+        enum s3d_code code = ca_load(&fresh, bundle, error);
+        if (code) {
+            return code;
+        }
+        /* Running handshakes hold their own reference to the old store. */
+        s3d_ca_free(*ca);
+        *ca = fresh;
+    }
+    curl_easy_setopt(easy, CURLOPT_CAINFO, NULL);
+    curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+    curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_context);
+    curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, *ca);
+    curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+    return S3D_OK;
+}

@@ -1,0 +1,646 @@
+#include "backends/http.h"
+
+#include "backends/ca.h"
+#include "core/config.h"
+#include "core/mem.h"
+
+#include <curl/curl.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+enum {
+    RECEIVE_BUFFER_BYTES = 512 * 1024,
+    SEND_BUFFER_BYTES = 256 * 1024,
+    SEND_BUFFER_TLS_BYTES = 2 * 1024 * 1024,
+    CONNECT_TIMEOUT_MS = 5000,
+    LOW_SPEED_BYTES_PER_S = 1024, /* slower than this for LOW_SPEED_S is a stall */
+    LOW_SPEED_S = 20,
+    IDLE_CONNECTION_S = 4, /* S3 drops idle connections at about 5 s */
+    HEADERS_MAX_BYTES = 64 * 1024
+};
+
+/* One attempt of one request: a curl handle, used again after the attempt. */
+struct attempt {
+    struct http_driver *driver;
+    struct attempt *next_free;
+    CURL *easy;
+    char curl_error[CURL_ERROR_SIZE];
+    /* this attempt's */
+    struct s3d_request *request;
+    const struct s3d_http_protocol *protocol;
+    struct s3d_http_message message;
+    struct curl_slist *headers;
+    struct s3d_http_answer answer;
+    size_t headers_bytes;
+    size_t send_span, send_skip;       /* where the next body byte to send is */
+    size_t receive_span, receive_skip; /* where the next received byte goes */
+    bool judged;                       /* accept_body has been asked */
+    bool place;                        /* and said: into the spans */
+    struct s3d_error failure;          /* of a callback; code OK: none */
+};
+
+struct http_driver {
+    struct s3d_driver base;
+    CURLM *multi;
+    struct attempt *free_attempts;
+    struct s3d_ca *ca;
+};
+
+static struct http_driver *http_driver_of(struct s3d_driver *driver)
+{
+    return (struct http_driver *)(void *)driver;
+}
+
+/* ---- the answer's headers ---- */
+
+struct text {
+    const char *start;
+    size_t length;
+};
+
+static struct text trim(struct text text)
+{
+    while (text.length && (text.start[0] == ' ' || text.start[0] == '\t')) {
+        text.start++;
+        text.length--;
+    }
+    while (text.length && strchr(" \t\r\n", text.start[text.length - 1])) {
+        text.length--;
+    }
+    return text;
+}
+
+static bool parse_number(struct text text, uint64_t *out)
+{
+    char digits[24];
+    return s3d_copy_text(digits, sizeof digits, text.start, text.length) &&
+           s3d_parse_u64(digits, out);
+}
+
+/* "bytes 0-99/1234", or "bytes * / 1234" (without spaces) for a range that cannot be had. */
+static void parse_content_range(struct s3d_http_answer *answer, struct text value)
+{
+    char text[96];
+    if (!s3d_copy_text(text, sizeof text, value.start, value.length) ||
+        strncasecmp(text, "bytes ", 6) != 0) {
+        return;
+    }
+    char *slash = strchr(text + 6, '/');
+    if (!slash || !s3d_parse_u64(slash + 1, &answer->range_total)) {
+        return;
+    }
+    *slash = '\0';
+    if (strcmp(text + 6, "*") == 0) {
+        answer->range_unsatisfied = true;
+        return;
+    }
+    char *dash = strchr(text + 6, '-');
+    if (!dash) {
+        return;
+    }
+    *dash = '\0';
+    answer->has_range = s3d_parse_u64(text + 6, &answer->range_first) &&
+                        s3d_parse_u64(dash + 1, &answer->range_last) &&
+                        answer->range_first <= answer->range_last &&
+                        answer->range_last < answer->range_total;
+}
+
+static int64_t parse_date(struct text value)
+{
+    char text[64];
+    time_t seconds = -1;
+    if (s3d_copy_text(text, sizeof text, value.start, value.length)) {
+        seconds = curl_getdate(text, NULL);
+    }
+    return seconds < 0 ? 0 : (int64_t)seconds;
+}
+
+/* Retry-After: seconds, or a date. */
+static uint32_t parse_retry_after(struct text value)
+{
+    uint64_t seconds;
+    if (!parse_number(value, &seconds)) {
+        int64_t at = parse_date(value), now = (int64_t)time(NULL);
+        seconds = at > now ? (uint64_t)(at - now) : 0;
+    }
+    return seconds > 3600 ? 3600 * 1000 : (uint32_t)seconds * 1000;
+}
+
+static bool is(struct text name, const char *wanted)
+{
+    return name.length == strlen(wanted) && strncasecmp(name.start, wanted, name.length) == 0;
+}
+
+static void take_header(struct s3d_http_answer *answer, struct text name, struct text value)
+{
+    if (is(name, "content-length")) {
+        answer->has_length = parse_number(value, &answer->length_bytes);
+    } else if (is(name, "content-range")) {
+        parse_content_range(answer, value);
+    } else if (is(name, "etag")) {
+        s3d_copy_text(answer->etag, sizeof answer->etag, value.start, value.length);
+    } else if (is(name, "last-modified")) {
+        answer->modified_s = parse_date(value);
+    } else if (is(name, "date")) {
+        answer->date_s = parse_date(value);
+    } else if (is(name, "retry-after")) {
+        answer->retry_after_ms = parse_retry_after(value);
+    } else if (is(name, "x-amz-request-id") || is(name, "x-ms-request-id")) {
+        s3d_copy_text(answer->request_id, sizeof answer->request_id, value.start, value.length);
+    } else if (is(name, "x-amz-bucket-region")) {
+        s3d_copy_text(answer->region, sizeof answer->region, value.start, value.length);
+    }
+}
+
+static void reset_answer(struct s3d_http_answer *answer)
+{
+    struct s3d_str text = answer->text;
+    memset(answer, 0, sizeof *answer);
+    answer->text = text;
+    s3d_str_clear(&answer->text);
+}
+
+static size_t on_header(char *line, size_t size, size_t count, void *context)
+{
+    struct attempt *attempt = context;
+    size_t length = size * count;
+    attempt->headers_bytes += length;
+    if (attempt->headers_bytes > HEADERS_MAX_BYTES) {
+        s3d_fail(&attempt->failure, S3D_PROTOCOL, "the answer's headers exceed %d bytes",
+                 HEADERS_MAX_BYTES);
+        return 0;
+    }
+    if (length >= 5 && memcmp(line, "HTTP/", 5) == 0) {
+        reset_answer(&attempt->answer); /* the answer after a "100 Continue" starts over */
+        return length;
+    }
+    const char *colon = memchr(line, ':', length);
+    if (colon) {
+        struct text name = {line, (size_t)(colon - line)};
+        struct text value = {colon + 1, length - name.length - 1};
+        take_header(&attempt->answer, trim(name), trim(value));
+    }
+    return length;
+}
+
+/* ---- bodies ---- */
+
+static enum s3d_code place_bytes(struct attempt *attempt, const char *data, size_t length)
+{
+    struct s3d_request *request = attempt->request;
+    while (length) {
+        if (attempt->receive_span == request->span_count) {
+            return s3d_fail(&attempt->failure, S3D_PROTOCOL,
+                            "the answer's body is longer than its headers said");
+        }
+        const struct s3d_span *span = &request->spans[attempt->receive_span];
+        size_t room = span->length_bytes - attempt->receive_skip;
+        size_t piece = length < room ? length : room;
+        if (piece) {
+            memcpy(span->data + attempt->receive_skip, data, piece);
+        }
+        data += piece;
+        length -= piece;
+        attempt->receive_skip += piece;
+        request->result.received_bytes += piece;
+        if (attempt->receive_skip == span->length_bytes) {
+            attempt->receive_span++;
+            attempt->receive_skip = 0;
+        }
+    }
+    return S3D_OK;
+}
+
+static enum s3d_code judge(struct attempt *attempt)
+{
+    long status = 0;
+    curl_easy_getinfo(attempt->easy, CURLINFO_RESPONSE_CODE, &status);
+    attempt->answer.status = (int)status;
+    attempt->judged = true;
+    return attempt->protocol->accept_body(attempt->request, &attempt->answer, &attempt->place,
+                                          &attempt->failure);
+}
+
+static size_t on_receive(char *data, size_t size, size_t count, void *context)
+{
+    struct attempt *attempt = context;
+    size_t length = size * count;
+    if (!attempt->judged && judge(attempt)) {
+        return 0;
+    }
+    if (!attempt->place) {
+        s3d_str_add_bytes(&attempt->answer.text, data, length);
+        return s3d_str_check(&attempt->answer.text, &attempt->failure) ? 0 : length;
+    }
+    if (place_bytes(attempt, data, length)) {
+        return 0;
+    }
+    atomic_fetch_add_explicit(&attempt->request->moved_bytes, length, memory_order_relaxed);
+    return length;
+}
+
+static size_t on_send(char *buffer, size_t size, size_t count, void *context)
+{
+    struct attempt *attempt = context;
+    size_t room = size * count, sent = 0;
+    while (room && attempt->send_span < attempt->message.body_count) {
+        const struct s3d_span *span = &attempt->message.body[attempt->send_span];
+        size_t left = span->length_bytes - attempt->send_skip;
+        size_t piece = left < room ? left : room;
+        if (piece) {
+            memcpy(buffer + sent, span->data + attempt->send_skip, piece);
+        }
+        sent += piece;
+        room -= piece;
+        attempt->send_skip += piece;
+        if (attempt->send_skip == span->length_bytes) {
+            attempt->send_span++;
+            attempt->send_skip = 0;
+        }
+    }
+    atomic_fetch_add_explicit(&attempt->request->moved_bytes, sent, memory_order_relaxed);
+    return sent;
+}
+
+/* curl rewinds when a kept-alive connection turns out to be dead: only ever to the start. */
+static int on_seek(void *context, curl_off_t offset, int origin)
+{
+    struct attempt *attempt = context;
+    if (origin != SEEK_SET || offset != 0) {
+        return CURL_SEEKFUNC_FAIL;
+    }
+    attempt->send_span = 0;
+    attempt->send_skip = 0;
+    return CURL_SEEKFUNC_OK;
+}
+
+/* Our sockets must not leak into programs that the user's process starts. */
+static int on_socket(void *context, curl_socket_t socket, curlsocktype purpose)
+{
+    (void)context;
+    (void)purpose;
+    return fcntl(socket, F_SETFD, FD_CLOEXEC) == 0 ? CURL_SOCKOPT_OK : CURL_SOCKOPT_ERROR;
+}
+
+/* ---- one attempt ---- */
+
+static void attempt_clear(struct attempt *attempt)
+{
+    s3d_str_fini(&attempt->message.url);
+    if (attempt->message.headers.data) {
+        explicit_bzero(attempt->message.headers.data, attempt->message.headers.length);
+    }
+    s3d_str_fini(&attempt->message.headers);
+    s3d_str_fini(&attempt->message.text);
+    s3d_str_fini(&attempt->answer.text);
+    curl_slist_free_all(attempt->headers);
+    attempt->headers = NULL;
+    attempt->request = NULL;
+}
+
+static void attempt_free(struct attempt *attempt)
+{
+    attempt_clear(attempt);
+    curl_easy_cleanup(attempt->easy);
+    s3d_free(attempt);
+}
+
+static struct attempt *attempt_take(struct http_driver *driver)
+{
+    struct attempt *attempt = driver->free_attempts;
+    if (attempt) {
+        driver->free_attempts = attempt->next_free;
+        return attempt;
+    }
+    attempt = s3d_alloc_zeroed(1, sizeof *attempt);
+    if (attempt) {
+        attempt->driver = driver;
+        attempt->easy = curl_easy_init();
+        if (!attempt->easy) {
+            s3d_free(attempt);
+            return NULL;
+        }
+    }
+    return attempt;
+}
+
+static void attempt_give_back(struct attempt *attempt)
+{
+    struct http_driver *driver = attempt->driver;
+    attempt_clear(attempt);
+    attempt->next_free = driver->free_attempts;
+    driver->free_attempts = attempt;
+}
+
+static void attempt_prepare(struct attempt *attempt, struct s3d_request *request)
+{
+    const struct s3d_http_store *store = (const struct s3d_http_store *)(void *)request->store;
+    attempt->request = request;
+    attempt->protocol = store->protocol;
+    attempt->message = (struct s3d_http_message){.url = S3D_STR(16384),
+                                                 .headers = S3D_STR(HEADERS_MAX_BYTES),
+                                                 .text = S3D_STR(S3D_HTTP_TEXT_MAX)};
+    attempt->answer = (struct s3d_http_answer){.text = S3D_STR(S3D_HTTP_TEXT_MAX)};
+    attempt->headers_bytes = 0;
+    attempt->send_span = attempt->send_skip = 0;
+    attempt->receive_span = attempt->receive_skip = 0;
+    attempt->judged = attempt->place = false;
+    attempt->failure = (struct s3d_error){0};
+    attempt->curl_error[0] = '\0';
+    memset(&request->result.object, 0, sizeof request->result.object);
+    request->result.received_bytes = 0;
+    request->result.first_byte = 0;
+}
+
+static enum s3d_code add_headers(struct attempt *attempt, struct s3d_error *error)
+{
+    const struct s3d_str *headers = &attempt->message.headers;
+    const char *end = headers->data + headers->length;
+    for (const char *line = headers->data; line && line < end; line += strlen(line) + 1) {
+        struct curl_slist *longer = curl_slist_append(attempt->headers, line);
+        if (!longer) {
+            return s3d_fail_memory(error, strlen(line) + 1);
+        }
+        attempt->headers = longer;
+    }
+    return S3D_OK;
+}
+
+static void set_body(CURL *easy, const struct s3d_http_message *message, bool tls)
+{
+    curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
+    curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE,
+                     (curl_off_t)s3d_spans_bytes(message->body, message->body_count));
+    curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
+                     (long)(tls ? SEND_BUFFER_TLS_BYTES : SEND_BUFFER_BYTES));
+}
+
+static void set_method(CURL *easy, const struct s3d_http_message *message, bool tls)
+{
+    if (strcmp(message->method, "GET") == 0) {
+        curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
+    } else if (strcmp(message->method, "HEAD") == 0) {
+        curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+    } else {
+        curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, message->method);
+    }
+    if (strcmp(message->method, "PUT") == 0 || strcmp(message->method, "POST") == 0) {
+        set_body(easy, message, tls);
+    }
+}
+
+static void set_limits(CURL *easy)
+{
+    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+    curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);
+    curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long)RECEIVE_BUFFER_BYTES);
+    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
+    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, (long)LOW_SPEED_BYTES_PER_S);
+    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long)LOW_SPEED_S);
+    curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)IDLE_CONNECTION_S);
+    curl_easy_setopt(easy, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1L);
+}
+
+static void set_callbacks(struct attempt *attempt)
+{
+    CURL *easy = attempt->easy;
+    curl_easy_setopt(easy, CURLOPT_PRIVATE, attempt);
+    curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, attempt->curl_error);
+    curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(easy, CURLOPT_HEADERDATA, attempt);
+    curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_receive);
+    curl_easy_setopt(easy, CURLOPT_WRITEDATA, attempt);
+    curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_send);
+    curl_easy_setopt(easy, CURLOPT_READDATA, attempt);
+    curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_seek);
+    curl_easy_setopt(easy, CURLOPT_SEEKDATA, attempt);
+    curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, on_socket);
+}
+
+static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *error)
+{
+    CURL *easy = attempt->easy;
+    enum s3d_code code = attempt->protocol->build(attempt->request, &attempt->message, error);
+    if (!code) {
+        code = s3d_str_check(&attempt->message.url, error);
+    }
+    if (!code) {
+        code = s3d_str_check(&attempt->message.headers, error);
+    }
+    if (!code) {
+        code = add_headers(attempt, error);
+    }
+    if (code) {
+        return code;
+    }
+    const char *url = s3d_str_text(&attempt->message.url);
+    bool tls = strncasecmp(url, "https:", 6) == 0;
+    curl_easy_reset(easy);
+    curl_easy_setopt(easy, CURLOPT_URL, url);
+    curl_easy_setopt(easy, CURLOPT_HTTPHEADER, attempt->headers);
+    set_limits(easy);
+    set_callbacks(attempt);
+    set_method(easy, &attempt->message, tls);
+    if (tls) {
+        const struct s3d_http_store *store =
+            (const struct s3d_http_store *)(void *)attempt->request->store;
+        code = s3d_ca_apply(&attempt->driver->ca, easy, store->ca_bundle, error);
+    }
+    return code;
+}
+
+/* ---- how an attempt ends ---- */
+
+static enum s3d_code code_of_curl(CURLcode result)
+{
+    switch ((int)result) {
+    case CURLE_OUT_OF_MEMORY: return S3D_NO_MEMORY;
+    case CURLE_OPERATION_TIMEDOUT: return S3D_TIMEOUT;
+    case CURLE_URL_MALFORMAT:
+    case CURLE_UNSUPPORTED_PROTOCOL: return S3D_INVALID;
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_ISSUER_ERROR:
+    case CURLE_SSL_CERTPROBLEM: return S3D_TLS;
+    case CURLE_WEIRD_SERVER_REPLY: return S3D_PROTOCOL;
+    default: return S3D_NETWORK;
+    }
+}
+
+/* "http://host:port" of the message, for errors. */
+static void describe_origin(const struct attempt *attempt, char *out, size_t size)
+{
+    const char *url = s3d_str_text(&attempt->message.url);
+    const char *host = strstr(url, "://");
+    size_t length = host ? (size_t)(host - url) + 3 + strcspn(host + 3, "/") : strlen(url);
+    s3d_copy_text(out, size, url, length);
+}
+
+static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
+                                       struct s3d_error *error)
+{
+    if (attempt->failure.code) {
+        return s3d_error_copy(error, &attempt->failure); /* one of our callbacks stopped it */
+    }
+    char origin[256];
+    describe_origin(attempt, origin, sizeof origin);
+    const char *detail = attempt->curl_error[0] ? attempt->curl_error : curl_easy_strerror(result);
+    if (result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST) {
+        return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
+                        origin, detail);
+    }
+    return s3d_fail(error, code_of_curl(result), "%s: %s", origin, detail);
+}
+
+static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s3d_error *error)
+{
+    enum s3d_code code;
+    if (result != CURLE_OK) {
+        code = transport_failure(attempt, result, error);
+    } else if (!attempt->judged && judge(attempt)) { /* there was no body */
+        code = s3d_error_copy(error, &attempt->failure);
+    } else {
+        code = attempt->protocol->finish(attempt->request, &attempt->answer, error);
+    }
+    if (code) {
+        error->code = code;
+        error->http_status = attempt->answer.status;
+        error->retry_after_ms = attempt->answer.retry_after_ms;
+        if (!error->request_id[0]) {
+            memcpy(error->request_id, attempt->answer.request_id, sizeof error->request_id);
+        }
+    }
+    return code;
+}
+
+static void end_attempt(struct attempt *attempt, CURLcode result)
+{
+    struct http_driver *driver = attempt->driver;
+    struct s3d_request *request = attempt->request;
+    curl_multi_remove_handle(driver->multi, attempt->easy);
+    enum s3d_code code = conclude(attempt, result, &request->last);
+    request->attempt = NULL;
+    attempt_give_back(attempt);
+    s3d_attempt_done(&driver->base, request, code);
+}
+
+/* ---- the driver ---- */
+
+static unsigned http_capacity(const struct s3d_config *config, unsigned threads)
+{
+    uint64_t each = config->max_connections / threads;
+    return each ? (unsigned)each : 1;
+}
+
+static void curl_start_once(void)
+{
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+static void http_close(struct s3d_driver *base)
+{
+    struct http_driver *driver = http_driver_of(base);
+    while (driver->free_attempts) {
+        struct attempt *attempt = driver->free_attempts;
+        driver->free_attempts = attempt->next_free;
+        attempt_free(attempt);
+    }
+    curl_multi_cleanup(driver->multi);
+    s3d_ca_free(driver->ca);
+    s3d_free(driver);
+}
+
+static enum s3d_code http_open(struct s3d_driver **out, const struct s3d_config *config,
+                               unsigned capacity, struct s3d_error *error)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)config;
+    pthread_once(&once, curl_start_once);
+    struct http_driver *driver = s3d_alloc_zeroed(1, sizeof *driver);
+    if (!driver) {
+        return s3d_fail_memory(error, sizeof *driver);
+    }
+    driver->multi = curl_multi_init();
+    if (!driver->multi) {
+        s3d_free(driver);
+        return s3d_fail(error, S3D_NO_MEMORY, "curl_multi_init failed");
+    }
+    curl_multi_setopt(driver->multi, CURLMOPT_MAXCONNECTS, (long)capacity);
+    curl_multi_setopt(driver->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)capacity);
+    curl_multi_setopt(driver->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+    *out = &driver->base;
+    return S3D_OK;
+}
+
+static void http_start(struct s3d_driver *base, struct s3d_request *request)
+{
+    struct http_driver *driver = http_driver_of(base);
+    struct attempt *attempt = attempt_take(driver);
+    if (!attempt) {
+        s3d_attempt_done(base, request, s3d_fail_memory(&request->last, sizeof *attempt));
+        return;
+    }
+    attempt_prepare(attempt, request);
+    enum s3d_code code = attempt_setup(attempt, &request->last);
+    if (!code && curl_multi_add_handle(driver->multi, attempt->easy) != CURLM_OK) {
+        code = s3d_fail(&request->last, S3D_NO_MEMORY, "curl_multi_add_handle failed");
+    }
+    if (code) {
+        attempt_give_back(attempt);
+        s3d_attempt_done(base, request, code);
+        return;
+    }
+    request->attempt = attempt;
+}
+
+static void http_cancel(struct s3d_driver *base, struct s3d_request *request)
+{
+    struct http_driver *driver = http_driver_of(base);
+    struct attempt *attempt = request->attempt;
+    request->attempt = NULL;
+    /* Removing an unfinished transfer closes its connection: nothing more is read or written. */
+    curl_multi_remove_handle(driver->multi, attempt->easy);
+    attempt_give_back(attempt);
+}
+
+static void http_poll(struct s3d_driver *base, int timeout_ms)
+{
+    struct http_driver *driver = http_driver_of(base);
+    int running = 0, left = 0, ended = 0;
+    curl_multi_perform(driver->multi, &running);
+    for (CURLMsg *message; (message = curl_multi_info_read(driver->multi, &left));) {
+        if (message->msg == CURLMSG_DONE) {
+            struct attempt *attempt = NULL;
+            CURLcode result = message->data.result;
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&attempt);
+            end_attempt(attempt, result);
+            ended++;
+        }
+    }
+    if (!ended) {
+        curl_multi_poll(driver->multi, NULL, 0, timeout_ms, NULL);
+    }
+}
+
+static void http_wake(struct s3d_driver *base)
+{
+    curl_multi_wakeup(http_driver_of(base)->multi);
+}
+
+const struct s3d_driver_ops s3d_http_driver = {
+    .name = "http",
+    .capacity = http_capacity,
+    .open = http_open,
+    .start = http_start,
+    .cancel = http_cancel,
+    .poll = http_poll,
+    .wake = http_wake,
+    .close = http_close,
+};

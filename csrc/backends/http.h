@@ -1,0 +1,67 @@
+/*
+ * HTTP/1.1 over libcurl: the driver that moves a request's bytes. The only user of libcurl.
+ *
+ * One multi handle per I/O thread with its own connections. A protocol (s3.c) turns a request into
+ * one HTTP message and judges the answer; this file moves the bytes from and into the request's
+ * spans and knows nothing of any store.
+ */
+#ifndef S3D_BACKENDS_HTTP_H
+#define S3D_BACKENDS_HTTP_H
+
+#include "core/pool.h"
+#include "core/store.h"
+#include "core/str.h"
+
+/* The message to send; owned by the attempt, cleaned by http.c. */
+struct s3d_http_message {
+    const char *method;          /* static: "GET", "PUT", ... */
+    struct s3d_str url;
+    struct s3d_str headers;      /* "Name: value\0Name: value\0": each ends with a NUL */
+    const struct s3d_span *body; /* what to send: the request's spans or &text_span; NULL: none */
+    size_t body_count;
+    struct s3d_str text;         /* a small body made by the protocol (XML) */
+    struct s3d_span text_span;
+};
+
+enum { S3D_HTTP_TEXT_MAX = 8 * 1024 * 1024 };
+
+/* What came back. Header values are copied, cut to size and terminated; "" where absent. */
+struct s3d_http_answer {
+    int status;
+    bool has_length, has_range, range_unsatisfied; /* range_unsatisfied: "bytes * / total" */
+    uint64_t length_bytes;                  /* Content-Length */
+    uint64_t range_first, range_last, range_total; /* Content-Range */
+    char etag[S3D_ETAG_MAX];
+    char request_id[128];
+    char region[64];                        /* x-amz-bucket-region */
+    int64_t modified_s, date_s;             /* Last-Modified, Date; 0: absent */
+    uint32_t retry_after_ms;
+    struct s3d_str text;                    /* body of anything but a good GET */
+};
+
+struct s3d_http_protocol {
+    /* Builds the message; anything but OK ends the request. On the I/O thread, for each attempt
+     * anew, so that signatures are fresh. */
+    S3D_MUST_USE enum s3d_code (*build)(struct s3d_request *request,
+                                        struct s3d_http_message *message, struct s3d_error *error);
+    /* Whether this GET answer's body goes into the spans (called once, when headers are complete;
+     * otherwise the body is collected in answer->text). Must check status, range and length, and
+     * set result.first_byte. An error ends the attempt. */
+    S3D_MUST_USE enum s3d_code (*accept_body)(struct s3d_request *request,
+                                              const struct s3d_http_answer *answer, bool *place,
+                                              struct s3d_error *error);
+    /* Judges the complete answer and fills request->result. */
+    S3D_MUST_USE enum s3d_code (*finish)(struct s3d_request *request,
+                                         struct s3d_http_answer *answer, struct s3d_error *error);
+};
+
+/* Stores served by this driver embed this. */
+struct s3d_http_store {
+    struct s3d_store base;
+    const struct s3d_http_protocol *protocol;
+    char *ca_bundle; /* PEM file, NULL: the system's */
+};
+
+extern const struct s3d_driver_ops s3d_http_driver;
+
+#endif
