@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- helpers of all operations --------------------------------------------------------------- */
+/* --- helpers of all operations ------------------------------------------------------------ */
 
 const char *s3d_file_shown(const char *path)
 {
@@ -44,8 +44,8 @@ enum s3d_code s3d_file_fail(struct s3d_error *error, int sys_errno, const char *
  * The ETag is device, inode, size and time of last modification. A file replaced by rename has
  * another inode; one rewritten in place another time. The time of last status change (ctime) is
  * left out on purpose: chmod, chown and a hard link made by a backup change it while the bytes
- * stay, and must not break a load that runs. The price: a writer that changes bytes in place and
- * then sets the old time back is not noticed.
+ * stay, and must not break a load that runs. The price: a writer that changes bytes in place
+ * and then sets the old time back is not noticed.
  */
 void s3d_file_describe(const struct stat *about, struct s3d_object *object)
 {
@@ -66,10 +66,10 @@ enum s3d_code s3d_file_require_regular(const struct stat *about, const char *pat
     if (S_ISDIR(about->st_mode)) {
         return s3d_fail_errno(error, EISDIR, "\"%s\" is not a file", s3d_file_shown(path));
     }
-    const char *kind = S_ISFIFO(about->st_mode)                                ? "a FIFO"
-                       : S_ISSOCK(about->st_mode)                              ? "a socket"
+    const char *kind = S_ISFIFO(about->st_mode)                             ? "a FIFO"
+                       : S_ISSOCK(about->st_mode)                           ? "a socket"
                        : S_ISCHR(about->st_mode) || S_ISBLK(about->st_mode) ? "a device"
-                                                                               : "something else";
+                                                                            : "something else";
     return s3d_fail(error, S3D_UNSUPPORTED, "\"%s\" is %s: only regular files can be used here",
                     s3d_file_shown(path), kind);
 }
@@ -98,7 +98,7 @@ bool s3d_file_is_temp(const char *path)
     return random[-1] == '.';
 }
 
-/* --- STAT and DELETE ------------------------------------------------------------------------- */
+/* --- STAT and DELETE ---------------------------------------------------------------------- */
 
 static enum s3d_code stat_file(struct s3d_request *request, struct s3d_error *error)
 {
@@ -123,7 +123,8 @@ static enum s3d_code delete_file(struct s3d_request *request, struct s3d_error *
 {
     struct stat about;
     if (s3d_sys_lstat(request->key, &about) != 0) {
-        return is_missing(errno) ? S3D_OK : s3d_file_fail(error, errno, "look up", request->key);
+        return is_missing(errno) ? S3D_OK
+                                 : s3d_file_fail(error, errno, "look up", request->key);
     }
     if (!S_ISLNK(about.st_mode)) {
         enum s3d_code code = s3d_file_require_regular(&about, request->key, error);
@@ -137,7 +138,7 @@ static enum s3d_code delete_file(struct s3d_request *request, struct s3d_error *
     return S3D_OK;
 }
 
-/* --- driver ---------------------------------------------------------------------------------- */
+/* --- driver ------------------------------------------------------------------------------- */
 
 struct file_driver {
     struct s3d_driver base;
@@ -148,15 +149,24 @@ struct file_driver {
 static enum s3d_code execute(struct s3d_request *request, struct s3d_error *error)
 {
     switch (request->verb) {
-    case S3D_VERB_STAT: return stat_file(request, error);
-    case S3D_VERB_GET: return s3d_file_get(request, error);
-    case S3D_VERB_PUT: return s3d_file_put(request, error);
-    case S3D_VERB_DELETE: return delete_file(request, error);
-    case S3D_VERB_LIST: return s3d_file_list(request, error);
-    case S3D_VERB_UPLOAD_CREATE: return s3d_file_upload_create(request, error);
-    case S3D_VERB_UPLOAD_PART: return s3d_file_upload_part(request, error);
-    case S3D_VERB_UPLOAD_COMPLETE: return s3d_file_upload_complete(request, error);
-    case S3D_VERB_UPLOAD_ABORT: return s3d_file_upload_abort(request, error);
+    case S3D_VERB_STAT:
+        return stat_file(request, error);
+    case S3D_VERB_GET:
+        return s3d_file_get(request, error);
+    case S3D_VERB_PUT:
+        return s3d_file_put(request, error);
+    case S3D_VERB_DELETE:
+        return delete_file(request, error);
+    case S3D_VERB_LIST:
+        return s3d_file_list(request, error);
+    case S3D_VERB_UPLOAD_CREATE:
+        return s3d_file_upload_create(request, error);
+    case S3D_VERB_UPLOAD_PART:
+        return s3d_file_upload_part(request, error);
+    case S3D_VERB_UPLOAD_COMPLETE:
+        return s3d_file_upload_complete(request, error);
+    case S3D_VERB_UPLOAD_ABORT:
+        return s3d_file_upload_abort(request, error);
     }
     return s3d_fail(error, S3D_INTERNAL, "unknown verb %d", (int)request->verb);
 }
@@ -247,14 +257,15 @@ const struct s3d_driver_ops s3d_file_driver = {
     .close = driver_close,
 };
 
-/* --- store ----------------------------------------------------------------------------------- */
+/* --- store -------------------------------------------------------------------------------- */
 
 static void store_close(struct s3d_store *store)
 {
     s3d_free(store);
 }
 
-static const struct s3d_store_ops store_ops = {.driver = &s3d_file_driver, .close = store_close};
+static const struct s3d_store_ops store_ops = {.driver = &s3d_file_driver,
+                                               .close = store_close};
 
 enum s3d_code s3d_file_open(struct s3d_store **out, struct s3d_engine *engine,
                             const struct s3d_config *config, struct s3d_error *error)

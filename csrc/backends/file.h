@@ -3,8 +3,8 @@
  * file_get.c (GET, and the loop that moves bytes), file_put.c (PUT and uploads), file_list.c
  * (LIST). Nothing outside csrc/backends includes this except tests.
  *
- * A request's key is a path. The driver is blocking: one request at a time on its thread, executed
- * within start(). The operations below return the attempt's end; they fill *error and
+ * A request's key is a path. The driver is blocking: one request at a time on its thread,
+ * executed within start(). The operations below return the attempt's end; they fill *error and
  * request->result and touch nothing else. moved_bytes grows while they run, and `cancelled` is
  * looked at between chunks of long I/O and just before anything becomes visible.
  *
@@ -42,8 +42,8 @@ struct s3d_file_move {
     int fd;
     const char *path; /* for errors */
     bool writing;
-    bool direct;      /* O_DIRECT for as much of the front as is aligned */
-    bool write_back;  /* start writing to the device at once, so that the fsync is short */
+    bool direct;     /* O_DIRECT for as much of the front as is aligned */
+    bool write_back; /* start writing to the device at once, so that the fsync is short */
     uint64_t offset_bytes;
     uint64_t length_bytes;
 };

@@ -18,7 +18,7 @@ enum {
     SEQUENTIAL_FROM_BYTES = 1024 * 1024
 };
 
-/* --- the loop that moves bytes --------------------------------------------------------------- */
+/* --- the loop that moves bytes ------------------------------------------------------------ */
 
 /* Where in the spans the next byte goes. */
 struct cursor {
@@ -63,7 +63,8 @@ static void cursor_advance(struct cursor *cursor, size_t bytes)
 }
 
 /* How many bytes at the front O_DIRECT can move: offset, addresses and lengths all aligned. */
-static uint64_t direct_bytes(const struct s3d_request *request, const struct s3d_file_move *move)
+static uint64_t direct_bytes(const struct s3d_request *request,
+                             const struct s3d_file_move *move)
 {
     uint64_t aligned = 0;
     if (!move->direct || move->offset_bytes % DIRECT_ALIGN) {
@@ -92,7 +93,8 @@ struct progress {
 
 /* A file system without O_DIRECT refuses the flag, or each use of it, by EINVAL: then the bytes
  * go through the page cache, which changes their speed alone. */
-static void direct_on(struct progress *progress, const struct s3d_file_move *move, uint64_t bytes)
+static void direct_on(struct progress *progress, const struct s3d_file_move *move,
+                      uint64_t bytes)
 {
     progress->direct_until = bytes && s3d_sys_set_flags(move->fd, O_DIRECT) == 0 ? bytes : 0;
 }
@@ -107,8 +109,9 @@ static enum s3d_code direct_off(struct progress *progress, const struct s3d_file
     return S3D_OK;
 }
 
-static enum s3d_code fail_move(const struct progress *progress, const struct s3d_file_move *move,
-                               ssize_t result, int sys_errno, struct s3d_error *error)
+static enum s3d_code fail_move(const struct progress *progress,
+                               const struct s3d_file_move *move, ssize_t result, int sys_errno,
+                               struct s3d_error *error)
 {
     uint64_t at = move->offset_bytes + progress->moved_bytes;
     if (result < 0) {
@@ -119,7 +122,8 @@ static enum s3d_code fail_move(const struct progress *progress, const struct s3d
         return s3d_fail_errno(error, EIO, "\"%s\" takes no more bytes at byte %" PRIu64,
                               s3d_file_shown(move->path), at);
     }
-    return s3d_fail(error, S3D_CHANGED, "\"%s\" shrank while it was read: it ends at byte %" PRIu64,
+    return s3d_fail(error, S3D_CHANGED,
+                    "\"%s\" shrank while it was read: it ends at byte %" PRIu64,
                     s3d_file_shown(move->path), at);
 }
 
@@ -162,7 +166,8 @@ enum s3d_code s3d_file_move(struct s3d_request *request, const struct s3d_file_m
                               s3d_file_shown(move->path));
     }
     if (s3d_spans_bytes(request->spans, request->span_count) < move->length_bytes) {
-        return s3d_fail(error, S3D_INTERNAL, "memory for fewer than the %" PRIu64 " bytes to move",
+        return s3d_fail(error, S3D_INTERNAL,
+                        "memory for fewer than the %" PRIu64 " bytes to move",
                         move->length_bytes);
     }
     direct_on(&progress, move, direct_bytes(request, move));
@@ -174,7 +179,8 @@ enum s3d_code s3d_file_move(struct s3d_request *request, const struct s3d_file_m
         if (code) {
             return code;
         }
-        atomic_store_explicit(&request->moved_bytes, progress.moved_bytes, memory_order_relaxed);
+        atomic_store_explicit(&request->moved_bytes, progress.moved_bytes,
+                              memory_order_relaxed);
         if (!move->writing) {
             request->result.received_bytes = progress.moved_bytes;
         }
@@ -182,7 +188,7 @@ enum s3d_code s3d_file_move(struct s3d_request *request, const struct s3d_file_m
     return S3D_OK;
 }
 
-/* --- GET ------------------------------------------------------------------------------------- */
+/* --- GET ---------------------------------------------------------------------------------- */
 
 /* O_NONBLOCK so that a FIFO without a writer does not hang the thread. On a regular file it has
  * one effect only: EAGAIN where a lease must be broken first, which is worth waiting for. */
@@ -205,13 +211,15 @@ static enum s3d_code find_range(const struct s3d_request *request, uint64_t size
                                 struct s3d_file_move *move, struct s3d_error *error)
 {
     if (request->suffix) {
-        move->length_bytes = request->length_bytes < size_bytes ? request->length_bytes : size_bytes;
+        move->length_bytes =
+            request->length_bytes < size_bytes ? request->length_bytes : size_bytes;
         move->offset_bytes = size_bytes - move->length_bytes;
         return S3D_OK;
     }
     move->offset_bytes = request->offset_bytes;
     move->length_bytes = request->length_bytes;
-    if (move->offset_bytes > size_bytes || move->length_bytes > size_bytes - move->offset_bytes) {
+    if (move->offset_bytes > size_bytes ||
+        move->length_bytes > size_bytes - move->offset_bytes) {
         return s3d_fail(error, S3D_RANGE,
                         "\"%s\" has %" PRIu64 " bytes: %" PRIu64 " bytes from byte %" PRIu64
                         " on reach beyond its end",

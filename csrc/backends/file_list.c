@@ -3,13 +3,14 @@
  *
  * A folder's names are sorted with '/' behind those of sub-folders; going through them in that
  * order and down at once gives files in the byte order of their paths ("a.txt" < "a/x" < "a0").
- * The token is the last path of the page before: names and whole sub-folders up to it are skipped.
+ * The token is the last path of the page before: names and whole sub-folders up to it are
+ * skipped.
  *
  * A page is 1000 files. As each page reads the folders on its way anew, a folder with very many
  * entries makes it longer (a sixteenth of them), so that listing it all stays linear.
  *
- * Symbolic links to files are listed like files, since GET follows them; links to folders are not
- * followed, so there are no loops. Temporary files of uploads are left out.
+ * Symbolic links to files are listed like files, since GET follows them; links to folders are
+ * not followed, so there are no loops. Temporary files of uploads are left out.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* DT_* */
@@ -44,7 +45,8 @@ struct walk {
     const char *prefix; /* every path listed begins with it */
     size_t prefix_length;
     const char *token;
-    struct s3d_str path; /* of the innermost folder with its slash, or "" for the working directory */
+    struct s3d_str
+        path; /* of the innermost folder with its slash, or "" for the working directory */
     struct frame *frames;
     size_t depth;
     size_t files, page_files;
@@ -64,9 +66,10 @@ static bool is_gone(int sys_errno)
     return sys_errno == ENOENT || sys_errno == ENOTDIR || sys_errno == ELOOP;
 }
 
-/* --- one folder ------------------------------------------------------------------------------ */
+/* --- one folder --------------------------------------------------------------------------- */
 
-/* Whether walk->path, a file's or (with a slash) a folder's, has or may lead to listed paths. */
+/* Whether walk->path, a file's or (with a slash) a folder's, has or may lead to listed paths.
+ */
 static bool is_wanted(const struct walk *walk)
 {
     const char *path = s3d_str_text(&walk->path);
@@ -95,14 +98,14 @@ static enum s3d_code find_kind(const struct walk *walk, const struct dirent *ent
         }
         type = (unsigned char)IFTODT(about.st_mode);
     }
-    *kind = type == DT_DIR                      ? KIND_FOLDER
+    *kind = type == DT_DIR                     ? KIND_FOLDER
             : type == DT_REG || type == DT_LNK ? KIND_FILE
-                                                : KIND_OTHER;
+                                               : KIND_OTHER;
     return S3D_OK;
 }
 
-static enum s3d_code add_name(struct walk *walk, struct frame *frame, const struct dirent *entry,
-                              struct s3d_error *error)
+static enum s3d_code add_name(struct walk *walk, struct frame *frame,
+                              const struct dirent *entry, struct s3d_error *error)
 {
     const char *name = entry->d_name;
     enum kind kind = KIND_OTHER;
@@ -161,7 +164,8 @@ static enum s3d_code read_names(struct walk *walk, struct frame *frame, DIR *fol
         const struct dirent *entry = s3d_sys_read_folder(folder);
         if (!entry) {
             if (errno) {
-                return s3d_file_fail(error, errno, "read the folder", s3d_str_text(&walk->path));
+                return s3d_file_fail(error, errno, "read the folder",
+                                     s3d_str_text(&walk->path));
             }
             break;
         }
@@ -195,8 +199,8 @@ static enum s3d_code push_frame(struct walk *walk, struct s3d_error *error)
         return s3d_fail(error, S3D_UNSUPPORTED, "\"%s\" is more than %d folders deep",
                         s3d_file_shown(path), DEPTH_MAX);
     }
-    /* The path was asked for by name at depth 0, so a link there is followed; open with a slash at
-     * the end would follow one below as well. */
+    /* The path was asked for by name at depth 0, so a link there is followed; open with a slash
+     * at the end would follow one below as well. */
     if (walk->depth) {
         walk->path.data[walk->path.length - 1] = '\0';
     }
@@ -206,16 +210,18 @@ static enum s3d_code push_frame(struct walk *walk, struct s3d_error *error)
         walk->path.data[walk->path.length - 1] = '/';
     }
     if (!folder) {
-        return is_gone(failure) ? S3D_OK : s3d_file_fail(error, failure, "open the folder", path);
+        return is_gone(failure) ? S3D_OK
+                                : s3d_file_fail(error, failure, "open the folder", path);
     }
     struct frame *frame = &walk->frames[walk->depth++];
-    *frame = (struct frame){.path_length = walk->path.length, .names = S3D_STR(NAMES_MAX_BYTES)};
+    *frame =
+        (struct frame){.path_length = walk->path.length, .names = S3D_STR(NAMES_MAX_BYTES)};
     enum s3d_code code = read_names(walk, frame, folder, error);
     s3d_sys_close_folder(folder);
     return code ? code : sort_names(frame, error);
 }
 
-/* --- the walk -------------------------------------------------------------------------------- */
+/* --- the walk ----------------------------------------------------------------------------- */
 
 /* Gives walk->path to the sink, unless the page is full already. */
 static enum s3d_code list_file(struct walk *walk, struct s3d_error *error)
@@ -243,7 +249,8 @@ static enum s3d_code list_file(struct walk *walk, struct s3d_error *error)
     walk->files++;
     /* A path too long for the token cannot end a page; the next one may. */
     if (walk->files < walk->page_files ||
-        !s3d_copy_text(token, sizeof walk->request->result.next_token, path, walk->path.length)) {
+        !s3d_copy_text(token, sizeof walk->request->result.next_token, path,
+                       walk->path.length)) {
         token[0] = '\0';
     }
     return S3D_OK;
@@ -269,7 +276,8 @@ static enum s3d_code step(struct walk *walk, struct s3d_error *error)
     return is_folder ? push_frame(walk, error) : list_file(walk, error);
 }
 
-/* Sets walk->path to the folder where the walk begins, and the prefix that its paths must have. */
+/* Sets walk->path to the folder where the walk begins, and the prefix that its paths must have.
+ */
 static enum s3d_code find_start(struct walk *walk, const char *key, struct s3d_error *error)
 {
     struct stat about;
@@ -294,7 +302,8 @@ static enum s3d_code find_start(struct walk *walk, const char *key, struct s3d_e
 
 enum s3d_code s3d_file_list(struct s3d_request *request, struct s3d_error *error)
 {
-    struct walk walk = {.request = request, .page_files = PAGE_FILES,
+    struct walk walk = {.request = request,
+                        .page_files = PAGE_FILES,
                         .token = request->list_token ? request->list_token : "",
                         .path = S3D_STR(PATH_MAX + NAME_MAX + 2)};
     enum s3d_code code;

@@ -4,9 +4,9 @@
  * bytes to the device, then the name, then the folder.
  *
  * What the target may be: nothing yet; a regular file, whose permission bits the new file gets
- * (its owner, ACLs and further hard links are not carried over); or a symbolic link to one, which
- * is written through: the link stays, the file it points to is replaced. All else is refused: a
- * rename would replace /dev/null by a file just as readily.
+ * (its owner, ACLs and further hard links are not carried over); or a symbolic link to one,
+ * which is written through: the link stays, the file it points to is replaced. All else is
+ * refused: a rename would replace /dev/null by a file just as readily.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* O_DIRECTORY, O_NOFOLLOW */
@@ -22,8 +22,8 @@
 #include <string.h>
 
 enum {
-    /* Of the target's name in the temporary file's: with dots, random and suffix 141 bytes, which
-     * fits NAME_MAX everywhere, eCryptfs (143) included. */
+    /* Of the target's name in the temporary file's: with dots, random and suffix 141 bytes,
+     * which fits NAME_MAX everywhere, eCryptfs (143) included. */
     TEMP_NAME_KEEP = 120,
     TEMP_TRIES = 16,
     PERMISSION_BITS = 0777,
@@ -37,7 +37,7 @@ struct target {
     mode_t mode; /* its permission bits, when it exists */
 };
 
-/* --- the target ------------------------------------------------------------------------------ */
+/* --- the target --------------------------------------------------------------------------- */
 
 /* Length of the path's folder part with its slash; 0: the working directory. */
 static size_t folder_length(const char *path)
@@ -50,7 +50,8 @@ static size_t folder_length(const char *path)
 static bool copy_folder(char *folder, size_t size, const char *path)
 {
     size_t length = folder_length(path);
-    return length ? s3d_copy_text(folder, size, path, length) : s3d_copy_text(folder, size, ".", 1);
+    return length ? s3d_copy_text(folder, size, path, length)
+                  : s3d_copy_text(folder, size, ".", 1);
 }
 
 static enum s3d_code follow_link(struct target *target, const char *key, struct stat *about,
@@ -95,10 +96,11 @@ static enum s3d_code find_target(struct target *target, const char *key, bool cr
             return s3d_file_fail(error, errno, "look up", key);
         }
         /* A missing folder is told when the temporary file is made. */
-        return key[length - 1] != '/' ? S3D_OK
-                                      : s3d_fail(error, S3D_INVALID,
-                                                 "\"%s\" ends with a slash: a file's name is needed",
-                                                 s3d_file_shown(key));
+        return key[length - 1] != '/'
+                   ? S3D_OK
+                   : s3d_fail(error, S3D_INVALID,
+                              "\"%s\" ends with a slash: a file's name is needed",
+                              s3d_file_shown(key));
     }
     if (create_only) {
         return fail_exists(key, error);
@@ -115,7 +117,7 @@ static enum s3d_code find_target(struct target *target, const char *key, bool cr
     return code;
 }
 
-/* --- the temporary file ---------------------------------------------------------------------- */
+/* --- the temporary file ------------------------------------------------------------------- */
 
 /* Cuts where a UTF-8 character ends: some file systems refuse broken ones. */
 static size_t kept_name_length(const char *name)
@@ -156,8 +158,8 @@ static enum s3d_code fail_temp(const char *target, int sys_errno, struct s3d_err
     return s3d_file_fail(error, sys_errno, "create a temporary file in the folder", folder);
 }
 
-/* Creates it and writes its path to temp (size bytes). Mode 0600: nobody else sees a half-written
- * file whatever the umask says. */
+/* Creates it and writes its path to temp (size bytes). Mode 0600: nobody else sees a
+ * half-written file whatever the umask says. */
 static enum s3d_code make_temp(const char *target, char *temp, size_t size, int *fd,
                                struct s3d_error *error)
 {
@@ -171,11 +173,12 @@ static enum s3d_code make_temp(const char *target, char *temp, size_t size, int 
             failure = errno;
             break;
         }
-        int length = snprintf(temp, size, "%.*s.%.*s.%s%s", (int)folder, target, kept, name, random,
-                              S3D_FILE_TEMP_SUFFIX);
+        int length = snprintf(temp, size, "%.*s.%.*s.%s%s", (int)folder, target, kept, name,
+                              random, S3D_FILE_TEMP_SUFFIX);
         if (length < 0 || (size_t)length >= size) {
             temp[0] = '\0';
-            return s3d_fail(error, S3D_INVALID, "the path \"%s\" is too long to write to (%zu bytes)",
+            return s3d_fail(error, S3D_INVALID,
+                            "the path \"%s\" is too long to write to (%zu bytes)",
                             s3d_file_shown(target), strlen(target));
         }
         *fd = s3d_sys_open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -201,7 +204,7 @@ static int remove_temp(const char *temp)
     return s3d_sys_unlink(temp);
 }
 
-/* --- making it visible ----------------------------------------------------------------------- */
+/* --- making it visible -------------------------------------------------------------------- */
 
 /* The "Umask:" line of /proc/self/status, its second; a newline in the first is escaped. */
 static mode_t parse_umask(const char *text)
@@ -211,14 +214,15 @@ static mode_t parse_umask(const char *text)
         return 077;
     }
     mode_t mask = 0;
-    for (const char *digit = line + strlen("\nUmask:\t"); *digit >= '0' && *digit <= '7'; digit++) {
+    for (const char *digit = line + strlen("\nUmask:\t"); *digit >= '0' && *digit <= '7';
+         digit++) {
         mask = mask * 8 + (mode_t)(*digit - '0');
     }
     return mask & PERMISSION_BITS;
 }
 
-/* umask() can only be read by setting it, for all threads; /proc tells it without. Where there is
- * no /proc, new files are the owner's alone. */
+/* umask() can only be read by setting it, for all threads; /proc tells it without. Where there
+ * is no /proc, new files are the owner's alone. */
 static enum s3d_code read_umask(mode_t *mask, struct s3d_error *error)
 {
     static const char path[] = "/proc/self/status";
@@ -250,14 +254,15 @@ static enum s3d_code set_mode(int fd, const struct target *target, struct s3d_er
         mode = 0666 & ~mask;
     }
     /* The file is ours, so EPERM and the like mean a file system that keeps no modes. */
-    if (s3d_sys_fchmod(fd, mode) != 0 && errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) {
+    if (s3d_sys_fchmod(fd, mode) != 0 && errno != EPERM && errno != EOPNOTSUPP &&
+        errno != ENOSYS) {
         return s3d_file_fail(error, errno, "set the permissions of", target->path);
     }
     return S3D_OK;
 }
 
-/* Opened before the rename, so that nothing but the fsync itself can fail after it. *fd stays -1
- * for a folder that may be written but not read: it cannot be opened, hence not synced. */
+/* Opened before the rename, so that nothing but the fsync itself can fail after it. *fd stays
+ * -1 for a folder that may be written but not read: it cannot be opened, hence not synced. */
 static enum s3d_code open_folder(const char *path, int *fd, struct s3d_error *error)
 {
     char folder[PATH_MAX];
@@ -273,10 +278,11 @@ static enum s3d_code sync_folder(int fd, const char *path, struct s3d_error *err
 {
     /* EINVAL: a file system that syncs no folders. */
     if (fd >= 0 && s3d_sys_fsync(fd) != 0 && errno != EINVAL) {
-        return s3d_fail_errno(error, errno,
-                              "\"%s\" is written, but its folder could not be synced: it may not "
-                              "survive a power failure",
-                              s3d_file_shown(path));
+        return s3d_fail_errno(
+            error, errno,
+            "\"%s\" is written, but its folder could not be synced: it may not "
+            "survive a power failure",
+            s3d_file_shown(path));
     }
     return S3D_OK;
 }
@@ -285,8 +291,9 @@ static enum s3d_code rename_new(const char *temp, const char *path, struct s3d_e
 {
     int done = s3d_sys_rename_new(temp, path);
     if (done != 0 && (errno == EINVAL || errno == ENOSYS)) {
-        /* NFS and others do not know the flag; a hard link refuses an existing name just as well.
-         * Once it is there the object is; a temporary name left behind would be harmless. */
+        /* NFS and others do not know the flag; a hard link refuses an existing name just as
+         * well. Once it is there the object is; a temporary name left behind would be harmless.
+         */
         done = s3d_sys_link(temp, path);
         if (done == 0) {
             (void)remove_temp(temp);
@@ -356,7 +363,7 @@ done:
     return code;
 }
 
-/* --- PUT ------------------------------------------------------------------------------------- */
+/* --- PUT ---------------------------------------------------------------------------------- */
 
 static bool is_direct(const struct s3d_request *request)
 {
@@ -383,15 +390,21 @@ enum s3d_code s3d_file_put(struct s3d_request *request, struct s3d_error *error)
         return code;
     }
     uint64_t size_bytes = s3d_spans_bytes(request->spans, request->span_count);
-    struct s3d_file_move move = {.fd = fd, .path = target.path, .writing = true,
-                                 .direct = is_direct(request), .length_bytes = size_bytes,
+    struct s3d_file_move move = {.fd = fd,
+                                 .path = target.path,
+                                 .writing = true,
+                                 .direct = is_direct(request),
+                                 .length_bytes = size_bytes,
                                  .write_back = size_bytes >= WRITE_BACK_FROM_BYTES};
     code = s3d_file_move(request, &move, error);
     if (code) {
         goto done;
     }
-    struct publication file = {.fd = fd, .temp = temp, .target = &target,
-                               .size_bytes = size_bytes, .create_only = creates_only(request)};
+    struct publication file = {.fd = fd,
+                               .temp = temp,
+                               .target = &target,
+                               .size_bytes = size_bytes,
+                               .create_only = creates_only(request)};
     code = publish(request, &file, &renamed, error);
 
 done:
@@ -402,7 +415,7 @@ done:
     return code;
 }
 
-/* --- uploads --------------------------------------------------------------------------------- */
+/* --- uploads ------------------------------------------------------------------------------ */
 
 /* So that parts and abort find the temporary file after a chdir(). */
 static enum s3d_code make_absolute(struct target *target, struct s3d_error *error)
@@ -479,10 +492,14 @@ enum s3d_code s3d_file_upload_part(struct s3d_request *request, struct s3d_error
     if (code) {
         return code;
     }
-    struct s3d_file_move move = {
-        .fd = fd, .path = request->upload_id, .writing = true, .direct = is_direct(request),
-        .write_back = true, .offset_bytes = request->offset_bytes,
-        .length_bytes = s3d_spans_bytes(request->spans, request->span_count)};
+    struct s3d_file_move move = {.fd = fd,
+                                 .path = request->upload_id,
+                                 .writing = true,
+                                 .direct = is_direct(request),
+                                 .write_back = true,
+                                 .offset_bytes = request->offset_bytes,
+                                 .length_bytes =
+                                     s3d_spans_bytes(request->spans, request->span_count)};
     code = s3d_file_move(request, &move, error);
     /* NFS tells of a failed write when the file is closed, and tells only once. */
     if (s3d_sys_close(fd) != 0 && !code) {
@@ -500,7 +517,8 @@ static enum s3d_code check_parts(const struct s3d_request *request, uint64_t *si
         const struct s3d_part *part = &request->parts[i];
         if (part->offset_bytes != at || part->size_bytes > INT64_MAX - at) {
             return s3d_fail(error, S3D_INVALID,
-                            "part %u begins at byte %" PRIu64 " where the part before it ends at "
+                            "part %u begins at byte %" PRIu64
+                            " where the part before it ends at "
                             "byte %" PRIu64,
                             part->number, part->offset_bytes, at);
         }
@@ -538,7 +556,9 @@ static enum s3d_code check_folder(const char *temp, const char *path, struct s3d
 enum s3d_code s3d_file_upload_complete(struct s3d_request *request, struct s3d_error *error)
 {
     struct target target;
-    struct publication file = {.fd = -1, .temp = request->upload_id, .target = &target,
+    struct publication file = {.fd = -1,
+                               .temp = request->upload_id,
+                               .target = &target,
                                .create_only = creates_only(request)};
     bool renamed = false;
     enum s3d_code code = check_parts(request, &file.size_bytes, error);

@@ -69,7 +69,8 @@ static bool fault(const char *call)
 }
 
 /* Cuts a vector down to one short piece. */
-static const struct iovec *shortened(const struct iovec *pieces, int *count, struct iovec *piece)
+static const struct iovec *shortened(const struct iovec *pieces, int *count,
+                                     struct iovec *piece)
 {
     size_t limit = atomic_load(&io_limit);
     if (!limit) {
@@ -168,7 +169,8 @@ ssize_t s3d_sys_pwritev(int fd, const struct iovec *pieces, int count, off_t off
 
 int s3d_sys_advise_sequential(int fd, off_t offset, off_t length)
 {
-    return fault("posix_fadvise") ? -1 : posix_fadvise(fd, offset, length, POSIX_FADV_SEQUENTIAL);
+    return fault("posix_fadvise") ? -1
+                                  : posix_fadvise(fd, offset, length, POSIX_FADV_SEQUENTIAL);
 }
 
 int s3d_sys_start_write_back(int fd, off_t offset, off_t length)

@@ -1,10 +1,10 @@
 /*
- * The system calls of the file backend, one thin function each: interrupted calls are made again,
- * the rest is the kernel's own contract (-1 and errno).
+ * The system calls of the file backend, one thin function each: interrupted calls are made
+ * again, the rest is the kernel's own contract (-1 and errno).
  *
- * Built with -DS3D_FAULTS (the C tests), s3d_file_fail_at(n, e) makes the n-th call from now fail
- * with errno e without having done anything (a close still closes), and s3d_file_limit_io(bytes)
- * makes every read and write a short one.
+ * Built with -DS3D_FAULTS (the C tests), s3d_file_fail_at(n, e) makes the n-th call from now
+ * fail with errno e without having done anything (a close still closes), and
+ * s3d_file_limit_io(bytes) makes every read and write a short one.
  */
 #ifndef S3D_BACKENDS_FILE_SYS_H
 #define S3D_BACKENDS_FILE_SYS_H

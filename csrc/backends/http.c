@@ -1,6 +1,6 @@
 #include "backends/http.h"
 
-#include "backends/ca.h"
+#include "backends/http_ca.h"
 #include "core/config.h"
 #include "core/mem.h"
 
@@ -46,7 +46,7 @@ struct http_driver {
     struct s3d_driver base;
     CURLM *multi;
     struct attempt *free_attempts;
-    struct s3d_ca *ca;
+    struct s3d_http_ca *ca;
 };
 
 static struct http_driver *http_driver_of(struct s3d_driver *driver)
@@ -450,7 +450,7 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     if (tls) {
         const struct s3d_http_store *store =
             (const struct s3d_http_store *)(void *)attempt->request->store;
-        code = s3d_ca_apply(&attempt->driver->ca, easy, store->ca_bundle, error);
+        code = s3d_http_ca_apply(&attempt->driver->ca, easy, store->ca_bundle, error);
     }
     return code;
 }
@@ -553,7 +553,7 @@ static void http_close(struct s3d_driver *base)
         attempt_free(attempt);
     }
     curl_multi_cleanup(driver->multi);
-    s3d_ca_free(driver->ca);
+    s3d_http_ca_free(driver->ca);
     s3d_free(driver);
 }
 

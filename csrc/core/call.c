@@ -33,6 +33,9 @@ enum s3d_code s3d_call_new(struct s3d_call **out, struct s3d_store *store, struc
 
 void s3d_call_start(struct s3d_call *call)
 {
+    if (s3d_engine_check(call->request.store->engine, NULL) == S3D_FORKED) {
+        return; /* its wait says so */
+    }
     s3d_latch_lock(&call->latch);
     s3d_request_reset(&call->request);
     call->latch.in_flight = 1;

@@ -32,6 +32,21 @@ enum { SETTING_COUNT = sizeof settings / sizeof *settings };
 static char *overrides[SETTING_COUNT];
 static pthread_mutex_t overrides_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+static void lock_overrides(void)
+{
+    pthread_mutex_lock(&overrides_mutex);
+}
+
+static void unlock_overrides(void)
+{
+    pthread_mutex_unlock(&overrides_mutex);
+}
+
+void s3d_config_watch_forks(void)
+{
+    pthread_atfork(lock_overrides, unlock_overrides, unlock_overrides);
+}
+
 static uint64_t *number_at(struct s3d_config *config, const struct setting *setting)
 {
     return (uint64_t *)(void *)((char *)config + setting->offset);
@@ -113,11 +128,11 @@ enum s3d_code s3d_config_load(struct s3d_config *config, struct s3d_error *error
 {
     memset(config, 0, sizeof *config);
     enum s3d_code code = S3D_OK;
-    pthread_mutex_lock(&overrides_mutex);
+    lock_overrides();
     for (size_t i = 0; !code && i < SETTING_COUNT; i++) {
         code = load_one_locked(config, i, error);
     }
-    pthread_mutex_unlock(&overrides_mutex);
+    unlock_overrides();
     if (code) {
         s3d_config_fini(config);
     }
@@ -159,10 +174,10 @@ enum s3d_code s3d_config_override(const char *field, const char *value, struct s
         if (value && !copy) {
             return s3d_fail_memory(error, strlen(value) + 1);
         }
-        pthread_mutex_lock(&overrides_mutex);
+        lock_overrides();
         char *old = overrides[i];
         overrides[i] = copy;
-        pthread_mutex_unlock(&overrides_mutex);
+        unlock_overrides();
         free_secret(old);
         return S3D_OK;
     }

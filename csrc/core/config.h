@@ -58,4 +58,7 @@ void s3d_config_fini(struct s3d_config *config);
 S3D_MUST_USE enum s3d_code s3d_config_override(const char *field, const char *value,
                                                struct s3d_error *error);
 
+/* Once, before the first fork that matters: a child then never finds the overrides locked. */
+void s3d_config_watch_forks(void);
+
 #endif

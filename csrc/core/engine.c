@@ -37,6 +37,7 @@ static void after_fork_child(void)
 
 static void watch_forks(void)
 {
+    s3d_config_watch_forks();
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
@@ -138,11 +139,11 @@ enum s3d_code s3d_engine_check(const struct s3d_engine *engine, struct s3d_error
     return alive ? S3D_OK : s3d_fail(error, S3D_CLOSED, "the engine has shut down");
 }
 
-/* The next upload to abort at shutdown, or NULL. */
+/* The next upload to abort at shutdown, acquired, or NULL. */
 static struct s3d_put *first_open_put(struct s3d_engine *engine)
 {
     pthread_mutex_lock(&mutex);
-    struct s3d_put *put = engine->open_puts;
+    struct s3d_put *put = engine->open_puts ? s3d_put_acquire(engine->open_puts) : NULL;
     pthread_mutex_unlock(&mutex);
     return put;
 }
@@ -160,6 +161,7 @@ void s3d_engine_shutdown(void)
     s3d_fail(&why, S3D_CANCELLED, "the interpreter exited before close(): nothing was written");
     for (struct s3d_put *put; (put = first_open_put(engine));) {
         s3d_put_abort(put, &why); /* takes itself out of the list */
+        s3d_put_release(put);
     }
     pthread_mutex_lock(&mutex);
     running = NULL;
@@ -180,11 +182,16 @@ void s3d_engine_restart(void)
     pthread_mutex_unlock(&mutex);
 }
 
-void s3d_engine_add_put(struct s3d_engine *engine, struct s3d_put *put)
+enum s3d_code s3d_engine_add_put(struct s3d_engine *engine, struct s3d_put *put,
+                                 struct s3d_error *error)
 {
     pthread_mutex_lock(&mutex);
-    s3d_put_link(put, &engine->open_puts);
+    bool open = engine == running && !shut_down;
+    if (open) {
+        s3d_put_link(put, &engine->open_puts);
+    }
     pthread_mutex_unlock(&mutex);
+    return open ? S3D_OK : s3d_fail(error, S3D_CLOSED, "the engine has shut down");
 }
 
 void s3d_engine_remove_put(struct s3d_engine *engine, struct s3d_put *put)

@@ -52,7 +52,9 @@ S3D_MUST_USE enum s3d_code s3d_engine_check(const struct s3d_engine *engine,
                                             struct s3d_error *error);
 
 /* For put.c: the list of uploads that shutdown aborts, linked through s3d_put_link/unlink. */
-void s3d_engine_add_put(struct s3d_engine *engine, struct s3d_put *put);
+/* CLOSED once shutdown has begun. */
+S3D_MUST_USE enum s3d_code s3d_engine_add_put(struct s3d_engine *engine, struct s3d_put *put,
+                                              struct s3d_error *error);
 void s3d_engine_remove_put(struct s3d_engine *engine, struct s3d_put *put);
 
 #endif

@@ -77,17 +77,34 @@ static void fail_locked(struct s3d_get *get, const struct s3d_error *error)
     }
 }
 
+/* Whether the range is whole and of the version that the others are of. */
+static enum s3d_code check_range_locked(const struct s3d_get *get, const struct slot *slot,
+                                        struct s3d_error *error)
+{
+    const char *etag = slot->request.result.object.etag;
+    const char *expected = get->object.etag[0] ? get->object.etag : get->if_match;
+    if (expected && strcmp(expected, etag) != 0) {
+        return s3d_fail(error, S3D_CHANGED,
+                        "the object was replaced while it was read: ETag %s, then %s", expected,
+                        etag);
+    }
+    if (slot->request.result.received_bytes != slot->span.length_bytes) {
+        return s3d_fail(error, S3D_RANGE, "only %llu of %zu bytes at offset %llu were sent",
+                        (unsigned long long)slot->request.result.received_bytes,
+                        slot->span.length_bytes, (unsigned long long)slot->request.offset_bytes);
+    }
+    return S3D_OK;
+}
+
 static void accept_locked(struct s3d_get *get, const struct slot *slot)
 {
-    const struct s3d_object *object = &slot->request.result.object;
-    if (!get->object.etag[0]) {
-        get->object = *object;
-    } else if (strcmp(get->object.etag, object->etag) != 0) {
-        struct s3d_error error;
-        s3d_fail(&error, S3D_CHANGED, "the object was replaced while it was read: ETag %s, then %s",
-                 get->object.etag, object->etag);
+    struct s3d_error error;
+    if (check_range_locked(get, slot, &error)) {
+        s3d_error_set_operation(&error, "%s", s3d_verb_name(slot->request.verb));
         fail_locked(get, &error);
+        return;
     }
+    get->object = slot->request.result.object;
     get->ready[slot->range] = 1;
     while (get->ready_count < get->range_count && get->ready[get->ready_count]) {
         get->ready_count++;
@@ -163,11 +180,15 @@ enum s3d_code s3d_get_new(struct s3d_get **out, struct s3d_store *store,
     if (!plan->part_bytes || !plan->concurrency) {
         return s3d_fail(error, S3D_INVALID, "part size and concurrency must be at least 1");
     }
+    enum s3d_code code = s3d_engine_check(store->engine, error);
+    if (code) {
+        return code; /* in a forked child the pool's lock may be held for ever */
+    }
     struct s3d_get *get = s3d_alloc_zeroed(1, sizeof *get);
     if (!get) {
         return s3d_fail_memory(error, sizeof *get);
     }
-    enum s3d_code code = s3d_latch_init(&get->latch, error);
+    code = s3d_latch_init(&get->latch, error);
     if (code) {
         s3d_free(get);
         return code;

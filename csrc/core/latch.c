@@ -43,11 +43,16 @@ bool s3d_latch_wait_locked(struct s3d_latch *latch, int64_t deadline_ms)
     return pthread_cond_timedwait(&latch->changed, &latch->mutex, &at) != ETIMEDOUT;
 }
 
-int64_t s3d_now_ms(void)
+int64_t s3d_now_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+int64_t s3d_now_ms(void)
+{
+    return s3d_now_us() / 1000;
 }
 
 int64_t s3d_deadline_ms(int64_t timeout_ms)

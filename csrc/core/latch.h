@@ -27,6 +27,7 @@ bool s3d_latch_wait_locked(struct s3d_latch *latch, int64_t deadline_ms);
 
 /* Monotonic. */
 int64_t s3d_now_ms(void);
+int64_t s3d_now_us(void);
 /* Timeouts are relative milliseconds, negative for none. */
 int64_t s3d_deadline_ms(int64_t timeout_ms);
 

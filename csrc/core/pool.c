@@ -28,6 +28,7 @@ struct s3d_worker {
     /* loop */
     struct s3d_request *running; /* attempts under way */
     struct s3d_request *waiting; /* backing off until due_ms */
+    bool progress; /* something ended since the queue was last looked at: do not wait in poll */
     enum s3d_code opened;
 };
 
@@ -102,6 +103,7 @@ static void finish(struct s3d_pool *pool, struct s3d_worker *worker, struct s3d_
     pool->outstanding--;
     if (worker) {
         worker->active--;
+        worker->progress = true;
     }
     s3d_latch_unlock(&pool->latch);
     request->done(request);
@@ -131,6 +133,7 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
     struct s3d_worker *worker = driver->worker;
     struct s3d_pool *pool = worker->pool;
     list_remove(&worker->running, request);
+    worker->progress = true;
     if (code == S3D_OK) {
         memset(&request->result.error, 0, sizeof request->result.error);
         s3d_retry_succeeded(pool->retry);
@@ -312,6 +315,7 @@ static void run(struct s3d_worker *worker)
             end_cancelled(worker, true);
             return;
         }
+        worker->progress = false;
         start_taken(worker, taken);
         int timeout_ms = start_due(worker);
         unsigned epoch = atomic_load(&pool->cancel_epoch);
@@ -319,7 +323,8 @@ static void run(struct s3d_worker *worker)
             seen_epoch = epoch;
             end_cancelled(worker, false);
         }
-        worker->driver->ops->poll(worker->driver, timeout_ms);
+        /* What ended within start() left room for queued requests, or a retry to wait for. */
+        worker->driver->ops->poll(worker->driver, worker->progress ? 0 : timeout_ms);
     }
 }
 
@@ -441,6 +446,9 @@ void s3d_pool_stop(struct s3d_pool *pool)
     pool->stopping = true;
     struct s3d_request *queued = pool->queue.first;
     queue_init(&pool->queue);
+    if (!stopped) {
+        wake_all(pool); /* under the lock: a thread that sees `stopping` closes its driver */
+    }
     s3d_latch_unlock(&pool->latch);
     while (queued) {
         struct s3d_request *request = queued;
@@ -450,7 +458,6 @@ void s3d_pool_stop(struct s3d_pool *pool)
     if (stopped) {
         return;
     }
-    wake_all(pool);
     for (unsigned i = 0; i < pool->worker_count; i++) {
         pthread_join(pool->workers[i].thread, NULL);
         pool->workers[i].driver = NULL;

@@ -5,6 +5,7 @@
 #include "core/mem.h"
 #include "core/plan.h"
 #include "core/put_options.h"
+#include "core/window.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -47,6 +48,7 @@ struct s3d_put {
     /* locked{entry}: the caller's side */
     pthread_mutex_t entry;
     enum state state;
+    bool closing;          /* finish has been called: no more bytes */
     struct buffer current; /* being filled */
     size_t fill_bytes;
     uint64_t taken_bytes;
@@ -55,6 +57,7 @@ struct s3d_put {
     /* locked{latch} */
     struct s3d_latch latch;
     struct slot *slots;         /* concurrency of them */
+    struct s3d_window window;   /* how many of them to use */
     size_t active_count;
     size_t direct_count;        /* of them, how many send from the caller's memory */
     struct buffer *spare;       /* concurrency + 1 places */
@@ -70,6 +73,8 @@ struct s3d_put {
     char etag[S3D_ETAG_MAX];
     /* locked{engine}: see s3d_put_link */
     struct s3d_put *next_open, **link_open;
+    /* any thread */
+    atomic_uint references; /* the owner's, and the engine's while it aborts the put */
 };
 
 void s3d_put_link(struct s3d_put *put, struct s3d_put **list)
@@ -177,6 +182,7 @@ static void part_done(struct s3d_request *request)
     } else {
         put->direct_count--;
     }
+    s3d_window_done(&put->window, request->length_bytes, request->result.code, s3d_now_us());
     slot->active = false;
     put->active_count--;
     s3d_latch_notify_locked(&put->latch);
@@ -193,13 +199,14 @@ static void control_done(struct s3d_request *request)
 }
 
 /* Sends the parts that waited for the upload id, or drops them after a failure. */
-static void release_held_back(struct s3d_put *put, bool send)
+static void release_held_back(struct s3d_put *put)
 {
     for (unsigned i = 0; i < put->concurrency; i++) {
         struct slot *slot = &put->slots[i];
         s3d_latch_lock(&put->latch);
         bool held_back = slot->active && slot->held_back;
-        slot->held_back = false;
+        slot->held_back = false; /* from here on a failure cancels the part */
+        bool send = !put->failure.code;
         if (held_back && !send) {
             slot->request.result.code = S3D_CANCELLED;
             slot->request.result.error = put->failure;
@@ -223,9 +230,8 @@ static void create_done(struct s3d_request *request)
         put->created = true;
         memcpy(put->upload_id, request->result.upload_id, sizeof put->upload_id);
     }
-    bool send = !put->failure.code;
     s3d_latch_unlock(&put->latch);
-    release_held_back(put, send);
+    release_held_back(put);
     control_done(request); /* last: it lets an abort go on, and the put go away */
 }
 
@@ -301,12 +307,18 @@ static enum s3d_code send_part(struct s3d_put *put, struct buffer *buffer, const
     bool first = false, submit = false;
     struct slot *slot = NULL;
     s3d_latch_lock(&put->latch);
-    while (!put->failure.code && put->active_count == put->concurrency &&
-           s3d_latch_wait_locked(&put->latch, deadline_ms)) {
+    bool full = put->active_count >= put->window.size;
+    while (!put->failure.code && full) {
+        s3d_window_wait(&put->window);
+        bool in_time = s3d_latch_wait_locked(&put->latch, deadline_ms);
+        full = put->active_count >= put->window.size;
+        if (!in_time) {
+            break;
+        }
     }
     if (put->failure.code) {
         code = put->failure.code;
-    } else if (put->active_count == put->concurrency) {
+    } else if (full) {
         code = S3D_AGAIN;
     } else {
         code = grow_parts_locked(put, error);
@@ -352,7 +364,10 @@ static void abort_put(struct s3d_put *put, const struct s3d_error *why);
 static enum s3d_code report_failure(struct s3d_put *put, enum s3d_code code,
                                     const struct s3d_error *own, struct s3d_error *error)
 {
-    abort_put(put, code == put->failure.code ? NULL : own);
+    s3d_latch_lock(&put->latch);
+    bool own_is_first = !put->failure.code && code == own->code;
+    s3d_latch_unlock(&put->latch);
+    abort_put(put, own_is_first ? own : NULL);
     s3d_error_copy(error, &put->failure);
     return put->failure.code;
 }
@@ -425,7 +440,7 @@ static enum s3d_code failure_code(struct s3d_put *put)
     return code;
 }
 
-/* OK when the put still takes bytes. */
+/* OK when the put is still to be finished. */
 static enum s3d_code check_open(struct s3d_put *put, struct s3d_error *error)
 {
     switch (put->state) {
@@ -439,10 +454,17 @@ static enum s3d_code check_open(struct s3d_put *put, struct s3d_error *error)
 enum s3d_code s3d_put_write(struct s3d_put *put, const void *data, size_t length, size_t *written,
                             int64_t timeout_ms, struct s3d_error *error)
 {
-    struct s3d_error own;
+    struct s3d_error own = {0};
+    enum s3d_code code = s3d_engine_check(put->store->engine, error);
+    if (code == S3D_FORKED) {
+        return code; /* a thread of the parent may have held the lock */
+    }
     pthread_mutex_lock(&put->entry);
     int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
-    enum s3d_code code = check_open(put, error);
+    code = check_open(put, error);
+    if (!code && put->closing) {
+        code = s3d_fail(error, S3D_CLOSED, "write after close");
+    }
     if (code) {
         pthread_mutex_unlock(&put->entry);
         return code;
@@ -537,12 +559,17 @@ static enum s3d_code finish_step(struct s3d_put *put, int64_t deadline_ms, struc
 
 enum s3d_code s3d_put_finish(struct s3d_put *put, int64_t timeout_ms, struct s3d_error *error)
 {
-    struct s3d_error own;
+    struct s3d_error own = {0};
+    enum s3d_code code = s3d_engine_check(put->store->engine, error);
+    if (code == S3D_FORKED) {
+        return code; /* a thread of the parent may have held the lock */
+    }
+    code = S3D_OK;
     pthread_mutex_lock(&put->entry);
-    enum s3d_code code = S3D_OK;
     if (put->state != STATE_FINISHED) {
         code = check_open(put, error);
         if (!code) {
+            put->closing = true;
             code = finish_step(put, s3d_deadline_ms(timeout_ms), &own);
             if (!code) {
                 became_visible(put);
@@ -638,6 +665,7 @@ static enum s3d_code put_init(struct s3d_put *put, const struct s3d_put_plan *pl
 {
     put->part_bytes = plan->part_bytes;
     put->concurrency = plan->concurrency;
+    s3d_window_init(&put->window, plan->concurrency);
     put->key = s3d_copy_string(plan->key);
     put->slots = s3d_alloc_zeroed(plan->concurrency, sizeof *put->slots);
     put->spare = s3d_alloc_zeroed(plan->concurrency + (size_t)1, sizeof *put->spare);
@@ -681,7 +709,10 @@ static void put_destroy(struct s3d_put *put)
 enum s3d_code s3d_put_new(struct s3d_put **out, struct s3d_store *store,
                           const struct s3d_put_plan *plan, struct s3d_error *error)
 {
-    enum s3d_code code = s3d_plan_check_part(&store->limits, plan->part_bytes, error);
+    enum s3d_code code = s3d_engine_check(store->engine, error);
+    if (!code) {
+        code = s3d_plan_check_part(&store->limits, plan->part_bytes, error);
+    }
     if (code) {
         return code;
     }
@@ -698,15 +729,31 @@ enum s3d_code s3d_put_new(struct s3d_put **out, struct s3d_store *store,
         return code;
     }
     pthread_mutex_init(&put->entry, NULL);
+    atomic_init(&put->references, 1);
     put->store = s3d_store_acquire(store);
     code = put_init(put, plan, error);
+    if (!code) {
+        code = s3d_engine_add_put(store->engine, put, error);
+    }
     if (code) {
         put_destroy(put);
         return code;
     }
-    s3d_engine_add_put(store->engine, put);
     *out = put;
     return S3D_OK;
+}
+
+struct s3d_put *s3d_put_acquire(struct s3d_put *put)
+{
+    atomic_fetch_add_explicit(&put->references, 1, memory_order_relaxed);
+    return put;
+}
+
+void s3d_put_release(struct s3d_put *put)
+{
+    if (atomic_fetch_sub_explicit(&put->references, 1, memory_order_acq_rel) == 1) {
+        put_destroy(put);
+    }
 }
 
 void s3d_put_free(struct s3d_put *put)
@@ -716,7 +763,7 @@ void s3d_put_free(struct s3d_put *put)
     }
     s3d_put_abort(put, NULL);
     s3d_engine_remove_put(put->store->engine, put);
-    put_destroy(put);
+    s3d_put_release(put);
 }
 
 uint64_t s3d_put_bytes(const struct s3d_put *put)

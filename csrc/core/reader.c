@@ -4,12 +4,14 @@
 #include "core/get.h"
 #include "core/latch.h"
 #include "core/mem.h"
+#include "core/window.h"
 
 #include <string.h>
 
 enum {
     TAIL_BYTES = 256 * 1024,
     BLOCK_MIN_BYTES = 256 * 1024,
+    HISTORY_BLOCKS = 2,             /* consumed ones kept for backward seeks */
     DIRECT_MIN_BYTES = 1024 * 1024, /* from here on a read goes straight to its destination */
     NEAR_BYTES = 64 * 1024          /* a skip that still counts as sequential */
 };
@@ -42,7 +44,7 @@ struct s3d_reader {
     uint64_t ticks;
     uint64_t at_offset;   /* how far the current read has come */
     uint64_t next_offset; /* where it ends */
-    uint64_t run_bytes;   /* read in sequence up to there */
+    uint64_t run_bytes;   /* read in sequence up to there, by small reads */
     uint64_t ahead_to;    /* how far the read-ahead has been sent; 0: not yet */
     bool in_read;         /* a read returned AGAIN and will be called again */
     struct s3d_get *direct; /* under way into the read's destination */
@@ -54,6 +56,7 @@ struct s3d_reader {
     size_t tail_bytes;
     /* locked{latch} */
     struct s3d_latch latch;
+    struct s3d_window window;   /* how many blocks to keep ahead */
     struct s3d_request opening; /* the tail; STAT where a store refuses ranges of nothing */
     struct s3d_span tail_span;
     bool opening_active;
@@ -86,6 +89,7 @@ static void block_done(struct s3d_request *request)
     struct s3d_reader *reader = block->reader;
     s3d_latch_lock(&reader->latch);
     block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
+    s3d_window_done(&reader->window, request->length_bytes, request->result.code, s3d_now_us());
     reader->latch.in_flight--;
     s3d_latch_notify_locked(&reader->latch);
     s3d_latch_unlock(&reader->latch);
@@ -107,6 +111,7 @@ static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_rea
     reader->part_bytes = plan->part_bytes;
     reader->concurrency = plan->concurrency;
     reader->block_count = (size_t)plan->concurrency + 1;
+    s3d_window_init(&reader->window, plan->concurrency);
     reader->key = s3d_copy_string(plan->key);
     reader->tail = s3d_alloc(TAIL_BYTES);
     reader->blocks = s3d_alloc_zeroed(reader->block_count, sizeof *reader->blocks);
@@ -156,11 +161,15 @@ enum s3d_code s3d_reader_new(struct s3d_reader **out, struct s3d_store *store,
     if (!plan->part_bytes || !plan->concurrency) {
         return s3d_fail(error, S3D_INVALID, "part_size and max_concurrency must be at least 1");
     }
+    enum s3d_code code = s3d_engine_check(store->engine, error);
+    if (code) {
+        return code; /* in a forked child the pool's lock may be held for ever */
+    }
     struct s3d_reader *reader = s3d_alloc_zeroed(1, sizeof *reader);
     if (!reader) {
         return s3d_fail_memory(error, sizeof *reader);
     }
-    enum s3d_code code = s3d_latch_init(&reader->latch, error);
+    code = s3d_latch_init(&reader->latch, error);
     if (code) {
         s3d_free(reader);
         return code;
@@ -261,24 +270,28 @@ static uint64_t next_covered_locked(struct s3d_reader *reader, uint64_t offset, 
     return end;
 }
 
-/* An empty block, or else the one longest unused; NULL while all are loading. Blocks within
- * [keep_from, keep_to) are kept. */
+/* The block to load into, or NULL while all are busy. Blocks within [keep_from, keep_to) are kept.
+ * The longest unused one goes first once the window and a little history have buffers: memory
+ * touched for the first time is dear. */
 static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from, uint64_t keep_to)
 {
-    struct block *victim = NULL;
+    struct block *oldest = NULL, *empty = NULL;
+    size_t buffers = 0;
     for (size_t i = 0; i < reader->block_count; i++) {
         struct block *block = &reader->blocks[i];
-        if (block->state == BLOCK_EMPTY) {
-            return block;
-        }
         bool kept = block->offset_bytes < keep_to &&
                     block->offset_bytes + block->length_bytes > keep_from;
-        if (block->state != BLOCK_LOADING && !kept &&
-            (!victim || block->last_used < victim->last_used)) {
-            victim = block;
+        buffers += block->buffer != NULL;
+        if (block->state == BLOCK_EMPTY) {
+            empty = !empty || block->buffer ? block : empty;
+        } else if (block->state != BLOCK_LOADING && !kept &&
+                   (!oldest || block->last_used < oldest->last_used)) {
+            oldest = block;
         }
     }
-    return victim;
+    bool enough = buffers >= (size_t)reader->window.size + HISTORY_BLOCKS;
+    bool take_oldest = oldest && (!empty || (enough && !empty->buffer));
+    return take_oldest ? oldest : empty;
 }
 
 /* Gives the block a buffer of at least `bytes`. AGAIN: the budget is spent. */
@@ -394,6 +407,9 @@ static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, 
                                 struct s3d_error *error)
 {
     s3d_latch_lock(&reader->latch);
+    if (block->state == BLOCK_LOADING) {
+        s3d_window_wait(&reader->window);
+    }
     while (block->state == BLOCK_LOADING && s3d_latch_wait_locked(&reader->latch, deadline_ms)) {
     }
     enum block_state state = block->state;
@@ -492,17 +508,22 @@ static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length
     }
     bool near = offset + NEAR_BYTES >= reader->next_offset &&
                 offset <= reader->next_offset + NEAR_BYTES;
-    reader->run_bytes = near ? reader->run_bytes + length : length;
+    uint64_t small = length < DIRECT_MIN_BYTES ? length : 0;
+    reader->run_bytes = near ? reader->run_bytes + small : small;
     reader->ahead_to = near ? reader->ahead_to : 0;
     reader->next_offset = offset + length;
 }
 
-static uint64_t ahead_bytes(const struct s3d_reader *reader, size_t length)
+/* How far to read ahead: in a run of small reads twice its length, up to a full window; after a
+ * large one just what follows it, in a zip its neighbour's header. */
+static uint64_t ahead_bytes(struct s3d_reader *reader, size_t length)
 {
     if (length >= DIRECT_MIN_BYTES) {
-        return BLOCK_MIN_BYTES; /* what follows a large record: its neighbour's header */
+        return BLOCK_MIN_BYTES;
     }
-    uint64_t most = reader->concurrency * reader->part_bytes;
+    s3d_latch_lock(&reader->latch);
+    uint64_t most = reader->window.size * block_size(reader);
+    s3d_latch_unlock(&reader->latch);
     return least(reader->run_bytes * 2, most);
 }
 

@@ -129,11 +129,13 @@ const char *s3d_str_text(const struct s3d_str *str)
 
 enum s3d_code s3d_str_check(const struct s3d_str *str, struct s3d_error *error)
 {
-    switch (str->failure) {
-    case S3D_OK: return S3D_OK;
-    case S3D_NO_MEMORY: return s3d_fail_memory(error, str->capacity * 2);
-    default: return s3d_fail(error, S3D_INVALID, "a text is longer than %zu bytes", str->max);
+    if (!str->failure) {
+        return S3D_OK;
     }
+    if (str->failure == S3D_NO_MEMORY) {
+        return s3d_fail_memory(error, str->capacity * 2);
+    }
+    return s3d_fail(error, S3D_INVALID, "a text is longer than %zu bytes", str->max);
 }
 
 bool s3d_copy_text(char *to, size_t size, const char *text, size_t length)

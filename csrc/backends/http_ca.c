@@ -1,4 +1,4 @@
-#include "backends/ca.h"
+#include "backends/http_ca.h"
 
 #include "core/mem.h"
 
@@ -8,7 +8,7 @@
 #include <openssl/x509_vfy.h>
 #include <string.h>
 
-struct s3d_ca {
+struct s3d_http_ca {
     X509_STORE *store;
     char *bundle; /* NULL: the system's */
 };
@@ -31,7 +31,7 @@ static bool load_system(X509_STORE *store)
     return X509_STORE_set_default_paths(store) == 1;
 }
 
-void s3d_ca_free(struct s3d_ca *ca)
+void s3d_http_ca_free(struct s3d_http_ca *ca)
 {
     if (ca) {
         X509_STORE_free(ca->store);
@@ -40,9 +40,9 @@ void s3d_ca_free(struct s3d_ca *ca)
     }
 }
 
-static enum s3d_code ca_load(struct s3d_ca **out, const char *bundle, struct s3d_error *error)
+static enum s3d_code ca_load(struct s3d_http_ca **out, const char *bundle, struct s3d_error *error)
 {
-    struct s3d_ca *ca = s3d_alloc_zeroed(1, sizeof *ca);
+    struct s3d_http_ca *ca = s3d_alloc_zeroed(1, sizeof *ca);
     if (!ca) {
         return s3d_fail_memory(error, sizeof *ca);
     }
@@ -58,7 +58,7 @@ static enum s3d_code ca_load(struct s3d_ca **out, const char *bundle, struct s3d
     }
     ERR_clear_error();
     if (code) {
-        s3d_ca_free(ca);
+        s3d_http_ca_free(ca);
     } else {
         *out = ca;
     }
@@ -74,21 +74,21 @@ static bool same_bundle(const char *a, const char *b)
 static CURLcode on_context(CURL *easy, void *context, void *ca)
 {
     (void)easy;
-    SSL_CTX_set1_cert_store(context, ((struct s3d_ca *)ca)->store);
+    SSL_CTX_set1_cert_store(context, ((struct s3d_http_ca *)ca)->store);
     return CURLE_OK;
 }
 
-enum s3d_code s3d_ca_apply(struct s3d_ca **ca, void *easy, const char *bundle,
+enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char *bundle,
                            struct s3d_error *error)
 {
     if (!*ca || !same_bundle((*ca)->bundle, bundle)) {
-        struct s3d_ca *fresh = NULL;
+        struct s3d_http_ca *fresh = NULL;
         enum s3d_code code = ca_load(&fresh, bundle, error);
         if (code) {
             return code;
         }
         /* Running handshakes hold their own reference to the old store. */
-        s3d_ca_free(*ca);
+        s3d_http_ca_free(*ca);
         *ca = fresh;
     }
     curl_easy_setopt(easy, CURLOPT_CAINFO, NULL);

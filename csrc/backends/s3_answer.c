@@ -1,0 +1,233 @@
+#include "backends/s3.h"
+#include "backends/xml.h"
+
+#include <string.h>
+
+static enum s3d_code check_range(struct s3d_request *request, const struct s3d_http_answer *answer,
+                                 struct s3d_error *error)
+{
+    uint64_t first = request->offset_bytes, length = request->length_bytes;
+    if (request->suffix) {
+        length = answer->range_total < length ? answer->range_total : length;
+        first = answer->range_total - length;
+    }
+    if (!answer->has_range) {
+        return s3d_fail(error, S3D_PROTOCOL, "a partial answer without a valid Content-Range");
+    }
+    bool is_asked = answer->range_first == first && answer->range_last - first + 1 == length;
+    if (!is_asked) {
+        bool beyond = !request->suffix && answer->range_first == first &&
+                      answer->range_last + 1 == answer->range_total &&
+                      answer->range_last - first + 1 < length;
+        return s3d_fail(error, beyond ? S3D_RANGE : S3D_PROTOCOL,
+                        "asked for bytes %llu-%llu, got bytes %llu-%llu of %llu",
+                        (unsigned long long)first, (unsigned long long)(first + length - 1),
+                        (unsigned long long)answer->range_first,
+                        (unsigned long long)answer->range_last,
+                        (unsigned long long)answer->range_total);
+    }
+    if (answer->has_length && answer->length_bytes != length) {
+        return s3d_fail(error, S3D_PROTOCOL, "Content-Length %llu does not fit Content-Range",
+                        (unsigned long long)answer->length_bytes);
+    }
+    request->result.first_byte = first;
+    request->result.object.size_bytes = answer->range_total;
+    return S3D_OK;
+}
+
+/* 200 to a request for a range: fine when the whole object is what was asked for. */
+static enum s3d_code check_whole(struct s3d_request *request, const struct s3d_http_answer *answer,
+                                 struct s3d_error *error)
+{
+    bool is_asked = answer->has_length && request->offset_bytes == 0 &&
+                    (request->suffix ? answer->length_bytes <= request->length_bytes
+                                     : answer->length_bytes == request->length_bytes);
+    if (!is_asked) {
+        return s3d_fail(error, S3D_PROTOCOL, "the server ignored the range and sent the whole object");
+    }
+    request->result.first_byte = 0;
+    request->result.object.size_bytes = answer->length_bytes;
+    return S3D_OK;
+}
+
+enum s3d_code s3d_s3_accept_body(struct s3d_request *request,
+                                 const struct s3d_http_answer *answer, bool *place,
+                                 struct s3d_error *error)
+{
+    *place = request->verb == S3D_VERB_GET && (answer->status == 200 || answer->status == 206);
+    if (!*place) {
+        return S3D_OK;
+    }
+    if (request->if_match && answer->etag[0] && strcmp(request->if_match, answer->etag) != 0) {
+        return s3d_fail(error, S3D_CHANGED,
+                        "the object was replaced while it was read: ETag %s, now %s",
+                        request->if_match, answer->etag);
+    }
+    return answer->status == 206 ? check_range(request, answer, error)
+                                 : check_whole(request, answer, error);
+}
+
+/* The store's own error codes that say more than the HTTP status; others go by status. */
+static const struct {
+    const char *server_code;
+    enum s3d_code code;
+} known_codes[] = {
+    {"NoSuchKey", S3D_NOT_FOUND},
+    {"NoSuchBucket", S3D_NOT_FOUND},
+    {"NoSuchUpload", S3D_NOT_FOUND},
+    {"NoSuchVersion", S3D_NOT_FOUND},
+    {"SlowDown", S3D_THROTTLED},
+    {"ServiceUnavailable", S3D_THROTTLED},
+    {"RequestTimeout", S3D_TIMEOUT},
+    {"InternalError", S3D_SERVER},
+    {"BadDigest", S3D_INTEGRITY},
+    {"XAmzContentSHA256Mismatch", S3D_INTEGRITY},
+    {"InvalidRange", S3D_RANGE},
+};
+
+static enum s3d_code code_of_status(const struct s3d_request *request, int status)
+{
+    switch (status) {
+    case 401:
+    case 403: return S3D_DENIED;
+    case 404: return S3D_NOT_FOUND;
+    case 408: return S3D_TIMEOUT;
+    case 412:
+        return request->options && request->options->if_none_match ? S3D_EXISTS : S3D_CHANGED;
+    case 416: return S3D_RANGE;
+    case 429:
+    case 503: return S3D_THROTTLED;
+    default: return status >= 500 ? S3D_SERVER : status >= 400 ? S3D_REJECTED : S3D_PROTOCOL;
+    }
+}
+
+/* What to do about it, where that is not plain from the store's own words. */
+static const char *advice(enum s3d_code code, int status, const char *server_code)
+{
+    if (strcmp(server_code, "SignatureDoesNotMatch") == 0) {
+        return "; check the secret key (AWS_SECRET_ACCESS_KEY)";
+    }
+    if (strcmp(server_code, "InvalidAccessKeyId") == 0) {
+        return "; check the access key (AWS_ACCESS_KEY_ID)";
+    }
+    if (strcmp(server_code, "RequestTimeTooSkewed") == 0) {
+        return "; set this machine's clock";
+    }
+    if (strcmp(server_code, "AuthorizationHeaderMalformed") == 0 || status == 301 ||
+        status == 307) {
+        return "; the bucket lies in another region: set AWS_REGION";
+    }
+    return code == S3D_DENIED ? "; check the credentials and the bucket's policy" : "";
+}
+
+static enum s3d_code fail_by_answer(const struct s3d_request *request,
+                                    const struct s3d_http_answer *answer, struct s3d_error *error)
+{
+    struct s3d_xml_error xml = {0};
+    s3d_xml_error(s3d_str_text(&answer->text), answer->text.length, &xml);
+    enum s3d_code code = code_of_status(request, answer->status);
+    for (size_t i = 0; i < sizeof known_codes / sizeof *known_codes; i++) {
+        if (strcmp(known_codes[i].server_code, xml.code) == 0) {
+            code = known_codes[i].code;
+        }
+    }
+    const char *region = xml.region[0] ? xml.region : answer->region;
+    const char *text = xml.message[0] ? xml.message
+                       : code == S3D_NOT_FOUND ? "no such object or bucket"
+                                               : "the server refused";
+    s3d_fail(error, code, "%s%s%s%s", text, advice(code, answer->status, xml.code),
+             region[0] && code == S3D_REJECTED ? ", here to " : "",
+             region[0] && code == S3D_REJECTED ? region : "");
+    memcpy(error->server_code, xml.code, sizeof error->server_code);
+    memcpy(error->request_id, xml.request_id, sizeof error->request_id);
+    return code;
+}
+
+static void take_object(struct s3d_request *request, const struct s3d_http_answer *answer)
+{
+    struct s3d_object *object = &request->result.object;
+    memcpy(object->etag, answer->etag, sizeof object->etag);
+    object->modified_s = answer->modified_s;
+}
+
+static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_http_answer *answer,
+                                struct s3d_error *error)
+{
+    if (answer->status == 416 && request->suffix && answer->range_unsatisfied &&
+        answer->range_total == 0) {
+        return S3D_OK; /* the last bytes of an empty object: there are none */
+    }
+    if (answer->status != 200 && answer->status != 206) {
+        return fail_by_answer(request, answer, error);
+    }
+    uint64_t expected = answer->status == 206 ? answer->range_last - answer->range_first + 1
+                                              : answer->length_bytes;
+    if (request->result.received_bytes != expected) {
+        return s3d_fail(error, S3D_NETWORK, "the body ended after %llu of %llu bytes",
+                        (unsigned long long)request->result.received_bytes,
+                        (unsigned long long)expected);
+    }
+    take_object(request, answer);
+    return S3D_OK;
+}
+
+static enum s3d_code finish_text(struct s3d_request *request, struct s3d_http_answer *answer,
+                                 struct s3d_error *error)
+{
+    const char *text = s3d_str_text(&answer->text);
+    size_t length = answer->text.length;
+    struct s3d_xml_error xml;
+    switch (request->verb) {
+    case S3D_VERB_LIST:
+        return s3d_xml_list(text, length, request->list, request->result.next_token,
+                            sizeof request->result.next_token, error);
+    case S3D_VERB_UPLOAD_CREATE:
+        return s3d_xml_upload_id(text, length, request->result.upload_id,
+                                 sizeof request->result.upload_id, error);
+    case S3D_VERB_UPLOAD_COMPLETE:
+        /* S3 answers 200 at once and may tell of a failure later, in the body. */
+        if (s3d_xml_error(text, length, &xml)) {
+            answer->status = 500;
+            return fail_by_answer(request, answer, error);
+        }
+        return s3d_xml_complete(text, length, request->result.object.etag,
+                                sizeof request->result.object.etag, error);
+    case S3D_VERB_PUT:
+    case S3D_VERB_UPLOAD_PART:
+        if (!answer->etag[0]) {
+            return s3d_fail(error, S3D_PROTOCOL, "the answer carries no ETag");
+        }
+        take_object(request, answer);
+        return S3D_OK;
+    case S3D_VERB_STAT:
+        if (!answer->has_length) {
+            return s3d_fail(error, S3D_PROTOCOL, "the answer carries no Content-Length");
+        }
+        request->result.object.size_bytes = answer->length_bytes;
+        take_object(request, answer);
+        return S3D_OK;
+    case S3D_VERB_GET:
+    case S3D_VERB_DELETE:
+    case S3D_VERB_UPLOAD_ABORT: break;
+    }
+    return S3D_OK;
+}
+
+enum s3d_code s3d_s3_finish(struct s3d_request *request, struct s3d_http_answer *answer,
+                            struct s3d_error *error)
+{
+    if (request->verb == S3D_VERB_GET) {
+        return finish_get(request, answer, error);
+    }
+    bool is_gone = answer->status == 404 && (request->verb == S3D_VERB_DELETE ||
+                                             request->verb == S3D_VERB_UPLOAD_ABORT);
+    struct s3d_xml_error xml = {0};
+    s3d_xml_error(s3d_str_text(&answer->text), answer->text.length, &xml);
+    if (is_gone && strcmp(xml.code, "NoSuchBucket") != 0) {
+        return S3D_OK;
+    }
+    if (answer->status < 200 || answer->status > 299) {
+        return fail_by_answer(request, answer, error);
+    }
+    return finish_text(request, answer, error);
+}
