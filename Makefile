@@ -1,0 +1,105 @@
+# make            set-up (once) and both extensions          make demo   the main job, end to end
+# make test       C tests (plain and ASan+UBSan), then pytest   make ctest  C tests of one S3D_BUILD
+# make test SAN=asan|tsan   only the C tests, with that sanitizer
+# make bench [BENCH_ARGS=…]  make lint  make format  make wheel  make clean  make distclean
+# Variables: PYTHON (3.10+ with headers), S3D_BUILD=release|debug|asan|tsan, S3D_WERROR=1,
+#            S3D_CEPH / S3D_MOTO = 1 demands that server's tests, 0 leaves them out, PYTEST_ARGS.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+S3D_BUILD ?= release
+S3D_WERROR ?= 0
+BENCH_ARGS ?=
+PYTEST_ARGS ?=
+export PYTHON S3D_BUILD S3D_WERROR
+
+PY := .venv/bin/python
+STAMPS := build/stamps
+FLAVOUR := $(S3D_BUILD)-werror$(S3D_WERROR)
+C_TREE := $(wildcard csrc csrc/* csrc/*/*.[ch])
+C_FORMATTED = $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/servers/s3server/*.[ch])
+
+.PHONY: build demo test ctest pytest bench lint format wheel clean distclean s3server FORCE
+build: $(STAMPS)/editable
+
+# --- set-up, each step once -------------------------------------------------------------------
+$(STAMPS)/system: tools/system-deps.sh
+	@bash tools/system-deps.sh
+	@mkdir -p $(@D) && touch $@
+
+.venv/.installed: tools/requirements-dev.txt | $(STAMPS)/system
+	@[ -x $(PY) ] || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
+	@echo "installing tools/requirements-dev.txt into .venv (a few minutes, once)"
+	@$(PY) -m pip install -qq --disable-pip-version-check -r tools/requirements-dev.txt
+	@touch $@
+
+# The extensions lie in the tree; the stamp holds the flavour they were built with.
+ifneq ($(FLAVOUR),$(shell cat $(STAMPS)/extensions 2>/dev/null))
+$(STAMPS)/extensions: FORCE
+endif
+$(STAMPS)/extensions: setup.py pyproject.toml tools/flags.mk tools/exports.map $(C_TREE) .venv/.installed
+	@echo "building the extensions ($(FLAVOUR))"
+	@mkdir -p $(@D) && echo $(FLAVOUR) > $@.new
+	@$(PY) setup.py -q build_ext --inplace
+	@mv $@.new $@  # with the time at which the build began: what was edited meanwhile counts as changed
+
+$(STAMPS)/editable: setup.py pyproject.toml s3dlio_np/_version.py .venv/.installed | $(STAMPS)/extensions
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# --- what people run --------------------------------------------------------------------------
+demo: build s3server
+	@$(PY) examples/demo.py
+
+s3server: $(STAMPS)/system
+	@$(MAKE) -s -C tests/servers/s3server SAN= BUILD="$(CURDIR)/tests/servers/s3server/build"
+
+C_TESTS = S3D_TEST_SERVER="$(CURDIR)/tests/servers/s3server/build/s3server" $(MAKE) -s -j$(shell nproc) -f tests/c/Makefile
+ctest: $(STAMPS)/system s3server
+	@$(C_TESTS) S3D_BUILD=$(S3D_BUILD) run
+
+ifdef SAN
+test: $(STAMPS)/system s3server
+	@$(C_TESTS) S3D_BUILD=$(SAN) run
+else
+test: build s3server
+	@$(C_TESTS) S3D_BUILD=$(S3D_BUILD) run
+	@$(C_TESTS) S3D_BUILD=asan run
+	@$(PY) -m pytest $(PYTEST_ARGS)
+endif
+
+pytest: build s3server
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: build s3server
+	@for script in benchmarks/bench_*.py; do \
+	    [ -e "$$script" ] || { echo "no benchmarks/bench_*.py" >&2; exit 1; }; \
+	    echo "== $$script"; $(PY) "$$script" $(BENCH_ARGS); \
+	done
+
+lint: build
+	@.venv/bin/ruff check -q --output-format concise .
+	@.venv/bin/mypy --strict s3dlio_np s3dlio_torch
+	@differ=0; for file in $(C_FORMATTED); do \
+	    .venv/bin/clang-format --dry-run -Werror "$$file" > /dev/null 2>&1 || { differ=$$((differ + 1)); }; \
+	done; echo "clang-format: $$differ of $(words $(C_FORMATTED)) C files differ from .clang-format (make format)"
+
+format: .venv/.installed
+	@.venv/bin/clang-format -i $(C_FORMATTED)
+	@.venv/bin/ruff check --fix .
+
+wheel: build
+	@rm -rf build/wheel && $(PY) -m pip wheel -qq --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	@ls build/wheel/*.whl
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf tests/servers/s3server/build tests/servers/s3server/build-*
+	rm -f s3dlio_np/*.so s3dlio_torch/*.so
+	find s3dlio_np s3dlio_torch tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,941 @@
+#include "fake_store.h"
+
+#include "test.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+enum { DRIVERS_MAX = 32, RULES_MAX = 64, PARTS_MAX = 256 };
+
+struct bytes {
+    char *data;
+    size_t size;
+};
+
+struct object {
+    struct object *next;
+    char key[64];
+    struct bytes bytes;
+    char etag[S3D_ETAG_MAX];
+};
+
+struct upload_part {
+    struct bytes bytes;
+    uint64_t offset;
+    char etag[S3D_ETAG_MAX];
+};
+
+struct upload {
+    struct upload *next;
+    char id[32];
+    char key[64];
+    bool if_none_match;
+    struct upload_part parts[PARTS_MAX]; /* by number - 1; etag "" where there is none */
+};
+
+struct fake_store {
+    struct s3d_store base;
+    /* locked{mutex} */
+    pthread_mutex_t mutex;
+    bool blocking, empty_is_range, ignore_if_match;
+    unsigned serial;
+    struct object *objects;
+    struct upload *uploads;
+    struct fake_rule rules[RULES_MAX];
+    unsigned rule_count;
+    unsigned attempts[FAKE_VERBS], running[FAKE_VERBS], peak[FAKE_VERBS];
+    unsigned on_driver[DRIVERS_MAX], driver_peak;
+    struct fake_line log[FAKE_LOG_MAX];
+    size_t log_count;
+    /* any thread */
+    atomic_uint hold_epoch; /* counts releases */
+};
+
+struct attempt {
+    struct attempt *next;
+    struct s3d_request *request;
+    struct fake_rule rule; /* what to do; times 0: nothing special */
+    unsigned rule_number;
+    bool held;
+    int64_t due_ms;
+};
+
+struct driver {
+    struct s3d_driver base;
+    unsigned index;
+    /* locked{mutex} */
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct attempt *attempts;
+    bool woken;
+};
+
+/* locked{drivers_mutex} */
+static struct driver *drivers[DRIVERS_MAX];
+static unsigned drivers_opened;
+static pthread_mutex_t drivers_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static atomic_uint set_capacity;
+static atomic_int fail_open;
+
+void *fake_memory(size_t size)
+{
+    void *memory = calloc(1, size ? size : 1);
+    CHECK(memory != NULL);
+    return memory;
+}
+
+static struct fake_store *store_of(struct s3d_request *request)
+{
+    return (struct fake_store *)request->store;
+}
+
+/* ---- objects: all under the store's mutex ---- */
+
+static struct object *find_object_locked(struct fake_store *fake, const char *key)
+{
+    struct object *object = fake->objects;
+    while (object && strcmp(object->key, key) != 0) {
+        object = object->next;
+    }
+    return object;
+}
+
+static void next_etag_locked(struct fake_store *fake, char *etag)
+{
+    snprintf(etag, S3D_ETAG_MAX, "\"v%u\"", ++fake->serial);
+}
+
+/* Takes over bytes. */
+static struct object *store_object_locked(struct fake_store *fake, const char *key,
+                                          struct bytes bytes)
+{
+    struct object *object = find_object_locked(fake, key);
+    if (!object) {
+        object = fake_memory(sizeof *object);
+        CHECK(s3d_copy_text(object->key, sizeof object->key, key, strlen(key)));
+        object->next = fake->objects;
+        fake->objects = object;
+    }
+    free(object->bytes.data);
+    object->bytes = bytes;
+    next_etag_locked(fake, object->etag);
+    return object;
+}
+
+static struct bytes gather(const struct s3d_request *request)
+{
+    struct bytes bytes = {.size = (size_t)request->length_bytes};
+    CHECK(s3d_spans_bytes(request->spans, request->span_count) == request->length_bytes);
+    bytes.data = fake_memory(bytes.size);
+    size_t at = 0;
+    for (size_t i = 0; i < request->span_count; i++) {
+        if (request->spans[i].length_bytes) {
+            memcpy(bytes.data + at, request->spans[i].data, request->spans[i].length_bytes);
+        }
+        at += request->spans[i].length_bytes;
+    }
+    return bytes;
+}
+
+static void scatter(const struct s3d_request *request, const char *from, size_t size)
+{
+    for (size_t i = 0; size && i < request->span_count; i++) {
+        size_t piece = request->spans[i].length_bytes;
+        piece = piece < size ? piece : size;
+        memcpy(request->spans[i].data, from, piece);
+        from += piece;
+        size -= piece;
+    }
+    CHECK(size == 0);
+}
+
+static void describe(struct s3d_request *request, const struct object *object)
+{
+    request->result.object.size_bytes = object->bytes.size;
+    request->result.object.modified_s = 1;
+    memcpy(request->result.object.etag, object->etag, S3D_ETAG_MAX);
+}
+
+static enum s3d_code stat_locked(struct fake_store *fake, struct s3d_request *request)
+{
+    struct object *object = find_object_locked(fake, request->key);
+    if (!object) {
+        return s3d_fail(&request->last, S3D_NOT_FOUND, "no such object");
+    }
+    describe(request, object);
+    return S3D_OK;
+}
+
+static enum s3d_code get_locked(struct fake_store *fake, struct s3d_request *request,
+                                uint64_t missing)
+{
+    enum s3d_code code = stat_locked(fake, request);
+    if (code) {
+        return code;
+    }
+    struct object *object = find_object_locked(fake, request->key);
+    size_t size = object->bytes.size;
+    if (request->if_match && !fake->ignore_if_match &&
+        strcmp(request->if_match, object->etag) != 0) {
+        return s3d_fail(&request->last, S3D_CHANGED, "If-Match does not hold");
+    }
+    uint64_t first = request->offset_bytes, length = request->length_bytes;
+    if (request->suffix) {
+        length = length < size ? length : size;
+        first = size - length;
+        if (!size && fake->empty_is_range) {
+            return s3d_fail(&request->last, S3D_RANGE, "nothing to send");
+        }
+    } else if (first > size || length > size - first) {
+        return s3d_fail(&request->last, S3D_RANGE, "the object ends at %zu", size);
+    }
+    length -= missing < length ? missing : length;
+    scatter(request, object->bytes.data + first, (size_t)length);
+    request->result.first_byte = first;
+    request->result.received_bytes = length;
+    return S3D_OK;
+}
+
+static enum s3d_code put_locked(struct fake_store *fake, struct s3d_request *request)
+{
+    if (request->options && request->options->if_none_match &&
+        find_object_locked(fake, request->key)) {
+        return s3d_fail(&request->last, S3D_EXISTS, "the object exists");
+    }
+    struct object *object = store_object_locked(fake, request->key, gather(request));
+    memcpy(request->result.object.etag, object->etag, S3D_ETAG_MAX);
+    return S3D_OK;
+}
+
+/* ---- uploads ---- */
+
+static struct upload **find_upload_locked(struct fake_store *fake, const char *id)
+{
+    struct upload **link = &fake->uploads;
+    while (*link && strcmp((*link)->id, id) != 0) {
+        link = &(*link)->next;
+    }
+    return link;
+}
+
+static void remove_upload_locked(struct upload **link)
+{
+    struct upload *upload = *link;
+    *link = upload->next;
+    for (size_t i = 0; i < PARTS_MAX; i++) {
+        free(upload->parts[i].bytes.data);
+    }
+    free(upload);
+}
+
+static enum s3d_code create_locked(struct fake_store *fake, struct s3d_request *request)
+{
+    struct upload *upload = fake_memory(sizeof *upload);
+    snprintf(upload->id, sizeof upload->id, "upload-%u", ++fake->serial);
+    CHECK(s3d_copy_text(upload->key, sizeof upload->key, request->key, strlen(request->key)));
+    upload->if_none_match = request->options && request->options->if_none_match;
+    upload->next = fake->uploads;
+    fake->uploads = upload;
+    snprintf(request->result.upload_id, sizeof request->result.upload_id, "%s", upload->id);
+    return S3D_OK;
+}
+
+static enum s3d_code part_locked(struct fake_store *fake, struct s3d_request *request)
+{
+    struct upload *upload = *find_upload_locked(fake, request->upload_id);
+    if (!upload) {
+        return s3d_fail(&request->last, S3D_NOT_FOUND, "no such upload");
+    }
+    CHECK(strcmp(upload->key, request->key) == 0);
+    CHECK(request->part_number >= 1 && request->part_number <= PARTS_MAX);
+    struct upload_part *part = &upload->parts[request->part_number - 1];
+    free(part->bytes.data);
+    part->bytes = gather(request);
+    part->offset = request->offset_bytes;
+    next_etag_locked(fake, part->etag);
+    memcpy(request->result.object.etag, part->etag, S3D_ETAG_MAX);
+    return S3D_OK;
+}
+
+/* The parts in ascending order, each as it was sent; all but the last large enough. */
+static enum s3d_code check_parts(struct fake_store *fake, struct s3d_request *request,
+                                 const struct upload *upload, size_t *total)
+{
+    if (!request->part_count) {
+        return s3d_fail(&request->last, S3D_REJECTED, "no parts");
+    }
+    *total = 0;
+    for (size_t i = 0; i < request->part_count; i++) {
+        const struct s3d_part *named = &request->parts[i];
+        CHECK(named->number >= 1 && named->number <= PARTS_MAX);
+        CHECK(i == 0 || named->number > request->parts[i - 1].number);
+        const struct upload_part *part = &upload->parts[named->number - 1];
+        if (!part->etag[0] || strcmp(part->etag, named->etag) != 0) {
+            return s3d_fail(&request->last, S3D_REJECTED, "InvalidPart %u", named->number);
+        }
+        if (i + 1 < request->part_count &&
+            part->bytes.size < fake->base.limits.part_min_bytes) {
+            return s3d_fail(&request->last, S3D_REJECTED, "EntityTooSmall %u", named->number);
+        }
+        CHECK(named->size_bytes == part->bytes.size);
+        CHECK(named->offset_bytes == *total && part->offset == *total);
+        *total += part->bytes.size;
+    }
+    return S3D_OK;
+}
+
+static enum s3d_code complete_locked(struct fake_store *fake, struct s3d_request *request)
+{
+    struct upload **link = find_upload_locked(fake, request->upload_id);
+    if (!*link) {
+        return s3d_fail(&request->last, S3D_NOT_FOUND, "no such upload");
+    }
+    if ((*link)->if_none_match && find_object_locked(fake, request->key)) {
+        return s3d_fail(&request->last, S3D_EXISTS, "the object exists");
+    }
+    struct bytes bytes = {0};
+    enum s3d_code code = check_parts(fake, request, *link, &bytes.size);
+    if (code) {
+        return code;
+    }
+    bytes.data = fake_memory(bytes.size);
+    size_t at = 0;
+    for (size_t i = 0; i < request->part_count; i++) {
+        const struct bytes *part = &(*link)->parts[request->parts[i].number - 1].bytes;
+        memcpy(bytes.data + at, part->data, part->size);
+        at += part->size;
+    }
+    struct object *object = store_object_locked(fake, request->key, bytes);
+    memcpy(request->result.object.etag, object->etag, S3D_ETAG_MAX);
+    remove_upload_locked(link);
+    return S3D_OK;
+}
+
+static enum s3d_code abort_locked(struct fake_store *fake, struct s3d_request *request)
+{
+    struct upload **link = find_upload_locked(fake, request->upload_id);
+    if (*link) {
+        remove_upload_locked(link);
+    }
+    return S3D_OK;
+}
+
+static enum s3d_code perform_locked(struct fake_store *fake, struct s3d_request *request,
+                                    const struct fake_rule *rule)
+{
+    switch (request->verb) {
+    case S3D_VERB_STAT: return stat_locked(fake, request);
+    case S3D_VERB_GET: return get_locked(fake, request, rule->missing);
+    case S3D_VERB_PUT: return put_locked(fake, request);
+    case S3D_VERB_DELETE:
+    case S3D_VERB_LIST: return S3D_OK;
+    case S3D_VERB_UPLOAD_CREATE: return create_locked(fake, request);
+    case S3D_VERB_UPLOAD_PART: return part_locked(fake, request);
+    case S3D_VERB_UPLOAD_COMPLETE: return complete_locked(fake, request);
+    case S3D_VERB_UPLOAD_ABORT: return abort_locked(fake, request);
+    }
+    return s3d_fail(&request->last, S3D_INTERNAL, "unknown verb");
+}
+
+/* ---- attempts ---- */
+
+static bool matches(const struct fake_rule *rule, const struct s3d_request *request)
+{
+    return rule->verb == request->verb && (!rule->part || rule->part == request->part_number) &&
+           (!rule->at_offset || rule->offset == request->offset_bytes);
+}
+
+static void apply_rule_locked(struct fake_store *fake, struct attempt *attempt)
+{
+    for (unsigned i = fake->rule_count; i-- > 0;) {
+        struct fake_rule *rule = &fake->rules[i];
+        if (!matches(rule, attempt->request) || !rule->times) {
+            continue;
+        }
+        if (rule->skip) {
+            rule->skip--;
+            continue;
+        }
+        attempt->rule = *rule;
+        attempt->rule_number = i;
+        attempt->held = rule->hold;
+        attempt->due_ms = s3d_now_ms() + rule->delay_ms;
+        rule->times--;
+        rule->fired++;
+        return;
+    }
+}
+
+static void count_start_locked(struct fake_store *fake, const struct s3d_request *request,
+                               unsigned driver)
+{
+    enum s3d_verb verb = request->verb;
+    fake->attempts[verb]++;
+    if (++fake->running[verb] > fake->peak[verb]) {
+        fake->peak[verb] = fake->running[verb];
+    }
+    if (++fake->on_driver[driver] > fake->driver_peak) {
+        fake->driver_peak = fake->on_driver[driver];
+    }
+    CHECK(fake->log_count < FAKE_LOG_MAX);
+    fake->log[fake->log_count++] = (struct fake_line){
+        .verb = verb,
+        .offset = request->offset_bytes,
+        .length = request->length_bytes,
+        .part = request->part_number,
+        .driver = driver,
+        .data = request->span_count ? request->spans[0].data : NULL,
+    };
+}
+
+static void count_end_locked(struct fake_store *fake, const struct s3d_request *request,
+                             unsigned driver)
+{
+    fake->running[request->verb]--;
+    fake->on_driver[driver]--;
+}
+
+static void end_attempt(struct driver *driver, struct attempt *attempt)
+{
+    struct s3d_request *request = attempt->request;
+    struct fake_store *fake = store_of(request);
+    pthread_mutex_lock(&fake->mutex);
+    enum s3d_code code;
+    if (attempt->rule.code) {
+        code = s3d_fail(&request->last, attempt->rule.code, "scripted by rule %u",
+                        attempt->rule_number);
+        request->last.retry_after_ms = attempt->rule.retry_after_ms;
+    } else {
+        code = perform_locked(fake, request, &attempt->rule);
+    }
+    if (!code && attempt->rule.wrong_etag) {
+        snprintf(request->result.object.etag, S3D_ETAG_MAX, "\"wrong\"");
+    }
+    count_end_locked(fake, request, driver->index);
+    pthread_mutex_unlock(&fake->mutex);
+    free(attempt);
+    s3d_attempt_done(&driver->base, request, code);
+}
+
+/* ---- the driver ---- */
+
+static unsigned driver_capacity(const struct s3d_config *config, unsigned threads)
+{
+    (void)config;
+    (void)threads;
+    unsigned capacity = atomic_load(&set_capacity);
+    return capacity ? capacity : 1000;
+}
+
+static unsigned free_index_locked(void)
+{
+    unsigned index = 0;
+    while (index < DRIVERS_MAX && drivers[index]) {
+        index++;
+    }
+    CHECK(index < DRIVERS_MAX);
+    return index;
+}
+
+static enum s3d_code driver_open(struct s3d_driver **out, const struct s3d_config *config,
+                                 unsigned capacity, struct s3d_error *error)
+{
+    (void)config;
+    (void)capacity;
+    pthread_mutex_lock(&drivers_mutex);
+    if (++drivers_opened == 2 && atomic_load(&fail_open)) {
+        pthread_mutex_unlock(&drivers_mutex);
+        return s3d_fail(error, (enum s3d_code)atomic_load(&fail_open), "scripted");
+    }
+    struct driver *driver = fake_memory(sizeof *driver);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&driver->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&driver->mutex, NULL);
+    driver->index = free_index_locked();
+    drivers[driver->index] = driver;
+    pthread_mutex_unlock(&drivers_mutex);
+    *out = &driver->base;
+    return S3D_OK;
+}
+
+static void driver_close(struct s3d_driver *base)
+{
+    struct driver *driver = (struct driver *)base;
+    pthread_mutex_lock(&drivers_mutex);
+    drivers[driver->index] = NULL;
+    pthread_mutex_unlock(&drivers_mutex);
+    CHECK(!driver->attempts);
+    pthread_mutex_destroy(&driver->mutex);
+    pthread_cond_destroy(&driver->changed);
+    free(driver);
+}
+
+static void wake_locked(struct driver *driver)
+{
+    driver->woken = true;
+    pthread_cond_signal(&driver->changed);
+}
+
+static void driver_wake(struct s3d_driver *base)
+{
+    struct driver *driver = (struct driver *)base;
+    pthread_mutex_lock(&driver->mutex);
+    wake_locked(driver);
+    pthread_mutex_unlock(&driver->mutex);
+}
+
+static void driver_start(struct s3d_driver *base, struct s3d_request *request)
+{
+    struct driver *driver = (struct driver *)base;
+    struct fake_store *fake = store_of(request);
+    struct attempt *attempt = fake_memory(sizeof *attempt);
+    attempt->request = request;
+    pthread_mutex_lock(&fake->mutex);
+    count_start_locked(fake, request, driver->index);
+    apply_rule_locked(fake, attempt);
+    unsigned epoch = atomic_load(&fake->hold_epoch);
+    bool blocking = fake->blocking;
+    pthread_mutex_unlock(&fake->mutex);
+    if (blocking) {
+        if (attempt->rule.delay_ms) {
+            usleep((useconds_t)attempt->rule.delay_ms * 1000);
+        }
+        end_attempt(driver, attempt);
+        return;
+    }
+    pthread_mutex_lock(&driver->mutex);
+    if (atomic_load(&fake->hold_epoch) != epoch) {
+        attempt->held = false; /* released before it was in the list */
+    }
+    attempt->next = driver->attempts;
+    driver->attempts = attempt;
+    pthread_mutex_unlock(&driver->mutex);
+}
+
+static void driver_cancel(struct s3d_driver *base, struct s3d_request *request)
+{
+    struct driver *driver = (struct driver *)base;
+    struct fake_store *fake = store_of(request);
+    pthread_mutex_lock(&driver->mutex);
+    struct attempt **link = &driver->attempts;
+    while (*link && (*link)->request != request) {
+        link = &(*link)->next;
+    }
+    struct attempt *attempt = *link;
+    CHECK(attempt != NULL);
+    *link = attempt->next;
+    pthread_mutex_unlock(&driver->mutex);
+    free(attempt);
+    pthread_mutex_lock(&fake->mutex);
+    count_end_locked(fake, request, driver->index);
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+/* Unlinks what may end now; *due_ms: when the next one may, at most what it was. */
+static struct attempt *take_ready_locked(struct driver *driver, int64_t *due_ms)
+{
+    struct attempt *ready = NULL;
+    int64_t now_ms = s3d_now_ms();
+    for (struct attempt **link = &driver->attempts; *link;) {
+        struct attempt *attempt = *link;
+        if (!attempt->held && attempt->due_ms <= now_ms) {
+            *link = attempt->next;
+            attempt->next = ready;
+            ready = attempt;
+            continue;
+        }
+        if (!attempt->held && attempt->due_ms < *due_ms) {
+            *due_ms = attempt->due_ms;
+        }
+        link = &attempt->next;
+    }
+    return ready;
+}
+
+static void driver_poll(struct s3d_driver *base, int timeout_ms)
+{
+    struct driver *driver = (struct driver *)base;
+    int64_t deadline_ms = s3d_now_ms() + timeout_ms;
+    struct attempt *ready;
+    pthread_mutex_lock(&driver->mutex);
+    for (;;) {
+        int64_t until_ms = deadline_ms;
+        ready = take_ready_locked(driver, &until_ms);
+        if (ready || driver->woken || s3d_now_ms() >= deadline_ms) {
+            break;
+        }
+        struct timespec at = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
+        pthread_cond_timedwait(&driver->changed, &driver->mutex, &at);
+    }
+    driver->woken = false;
+    pthread_mutex_unlock(&driver->mutex);
+    while (ready) {
+        struct attempt *attempt = ready;
+        ready = attempt->next;
+        end_attempt(driver, attempt);
+    }
+}
+
+const struct s3d_driver_ops fake_driver = {
+    .name = "fake",
+    .capacity = driver_capacity,
+    .open = driver_open,
+    .start = driver_start,
+    .cancel = driver_cancel,
+    .poll = driver_poll,
+    .wake = driver_wake,
+    .close = driver_close,
+};
+
+void fake_set_capacity(unsigned capacity)
+{
+    atomic_store(&set_capacity, capacity);
+}
+
+void fake_fail_open(enum s3d_code code)
+{
+    pthread_mutex_lock(&drivers_mutex);
+    drivers_opened = 0;
+    pthread_mutex_unlock(&drivers_mutex);
+    atomic_store(&fail_open, (int)code);
+}
+
+/* ---- the store ---- */
+
+static void store_free(struct s3d_store *base)
+{
+    struct fake_store *fake = (struct fake_store *)base;
+    while (fake->uploads) {
+        remove_upload_locked(&fake->uploads);
+    }
+    while (fake->objects) {
+        struct object *object = fake->objects;
+        fake->objects = object->next;
+        free(object->bytes.data);
+        free(object);
+    }
+    pthread_mutex_destroy(&fake->mutex);
+    free(fake);
+}
+
+static const struct s3d_store_ops store_ops = {.driver = &fake_driver, .close = store_free};
+
+enum s3d_code fake_try_open(struct fake_store **out, struct s3d_error *error)
+{
+    struct s3d_engine *engine;
+    enum s3d_code code = s3d_engine_get(&engine, error);
+    if (code) {
+        return code;
+    }
+    struct fake_store *fake = fake_memory(sizeof *fake);
+    pthread_mutex_init(&fake->mutex, NULL);
+    code = s3d_store_init(&fake->base, &store_ops, engine, error);
+    if (code) {
+        pthread_mutex_destroy(&fake->mutex);
+        free(fake);
+        return code;
+    }
+    /* Parts to spare, so that small ones do not grow. */
+    fake->base.limits = (struct s3d_limits){
+        .part_min_bytes = 1,
+        .part_max_bytes = 1u << 30,
+        .parts_max = 20000,
+        .object_max_bytes = UINT64_MAX,
+        .put_max_bytes = 1u << 30,
+    };
+    *out = fake;
+    return S3D_OK;
+}
+
+struct fake_store *fake_open(void)
+{
+    struct fake_store *fake;
+    CHECK_CODE(fake_try_open(&fake, NULL), S3D_OK);
+    return fake;
+}
+
+void fake_close(struct fake_store *fake)
+{
+    CHECK(fake_open_uploads(fake) == 0);
+    CHECK(atomic_load(&fake->base.references) == 1);
+    struct s3d_budget *budget = &fake->base.engine->budget;
+    s3d_latch_lock(&budget->latch);
+    CHECK(budget->held_bytes == 0);
+    s3d_latch_unlock(&budget->latch);
+    s3d_store_release(&fake->base);
+}
+
+struct s3d_store *fake_base(struct fake_store *fake)
+{
+    return &fake->base;
+}
+
+struct s3d_limits *fake_limits(struct fake_store *fake)
+{
+    return &fake->base.limits;
+}
+
+static void set_flag(struct fake_store *fake, bool *flag, bool value)
+{
+    pthread_mutex_lock(&fake->mutex);
+    *flag = value;
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+void fake_set_blocking(struct fake_store *fake, bool blocking)
+{
+    set_flag(fake, &fake->blocking, blocking);
+}
+
+void fake_set_empty_is_range(struct fake_store *fake, bool range)
+{
+    set_flag(fake, &fake->empty_is_range, range);
+}
+
+void fake_set_ignore_if_match(struct fake_store *fake, bool ignore)
+{
+    set_flag(fake, &fake->ignore_if_match, ignore);
+}
+
+/* ---- the script ---- */
+
+unsigned fake_rule(struct fake_store *fake, struct fake_rule rule)
+{
+    pthread_mutex_lock(&fake->mutex);
+    CHECK(fake->rule_count < RULES_MAX);
+    unsigned number = fake->rule_count++;
+    fake->rules[number] = rule;
+    pthread_mutex_unlock(&fake->mutex);
+    return number;
+}
+
+unsigned fake_fired(struct fake_store *fake, unsigned rule)
+{
+    pthread_mutex_lock(&fake->mutex);
+    unsigned fired = fake->rules[rule].fired;
+    pthread_mutex_unlock(&fake->mutex);
+    return fired;
+}
+
+void fake_rules_clear(struct fake_store *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->rule_count = 0;
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+unsigned fake_held_by(struct fake_store *fake, unsigned index)
+{
+    unsigned held = 0;
+    pthread_mutex_lock(&drivers_mutex);
+    struct driver *driver = drivers[index];
+    if (driver) {
+        pthread_mutex_lock(&driver->mutex);
+        for (struct attempt *attempt = driver->attempts; attempt; attempt = attempt->next) {
+            held += attempt->held && store_of(attempt->request) == fake;
+        }
+        pthread_mutex_unlock(&driver->mutex);
+    }
+    pthread_mutex_unlock(&drivers_mutex);
+    return held;
+}
+
+void fake_wait_held(struct fake_store *fake, unsigned count)
+{
+    for (;;) {
+        unsigned held = 0;
+        for (unsigned i = 0; i < DRIVERS_MAX; i++) {
+            held += fake_held_by(fake, i);
+        }
+        if (held >= count) {
+            return;
+        }
+        usleep(200);
+    }
+}
+
+void fake_release(struct fake_store *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    for (unsigned i = 0; i < fake->rule_count; i++) {
+        if (fake->rules[i].hold) {
+            fake->rules[i].times = 0;
+        }
+    }
+    atomic_fetch_add(&fake->hold_epoch, 1);
+    pthread_mutex_unlock(&fake->mutex);
+    pthread_mutex_lock(&drivers_mutex);
+    for (unsigned i = 0; i < DRIVERS_MAX; i++) {
+        struct driver *driver = drivers[i];
+        if (!driver) {
+            continue;
+        }
+        pthread_mutex_lock(&driver->mutex);
+        for (struct attempt *attempt = driver->attempts; attempt; attempt = attempt->next) {
+            attempt->held = attempt->held && store_of(attempt->request) != fake;
+        }
+        /* Not wake(): a held attempt that ends is the driver's own progress. */
+        pthread_cond_signal(&driver->changed);
+        pthread_mutex_unlock(&driver->mutex);
+    }
+    pthread_mutex_unlock(&drivers_mutex);
+}
+
+/* ---- looking ---- */
+
+void fake_put_object(struct fake_store *fake, const char *key, const void *data, size_t size)
+{
+    struct bytes bytes = {.data = fake_memory(size), .size = size};
+    if (size) {
+        memcpy(bytes.data, data, size);
+    }
+    pthread_mutex_lock(&fake->mutex);
+    store_object_locked(fake, key, bytes);
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+const char *fake_object(struct fake_store *fake, const char *key, size_t *size)
+{
+    pthread_mutex_lock(&fake->mutex);
+    struct object *object = find_object_locked(fake, key);
+    const char *data = object ? object->bytes.data : NULL;
+    *size = object ? object->bytes.size : 0;
+    pthread_mutex_unlock(&fake->mutex);
+    return data;
+}
+
+unsigned fake_open_uploads(struct fake_store *fake)
+{
+    unsigned count = 0;
+    pthread_mutex_lock(&fake->mutex);
+    for (struct upload *upload = fake->uploads; upload; upload = upload->next) {
+        count++;
+    }
+    pthread_mutex_unlock(&fake->mutex);
+    return count;
+}
+
+static unsigned read_counter(struct fake_store *fake, const unsigned *counter)
+{
+    pthread_mutex_lock(&fake->mutex);
+    unsigned value = *counter;
+    pthread_mutex_unlock(&fake->mutex);
+    return value;
+}
+
+unsigned fake_attempts(struct fake_store *fake, enum s3d_verb verb)
+{
+    return read_counter(fake, &fake->attempts[verb]);
+}
+
+unsigned fake_attempts_all(struct fake_store *fake)
+{
+    unsigned total = 0;
+    for (int verb = 0; verb < FAKE_VERBS; verb++) {
+        total += fake_attempts(fake, (enum s3d_verb)verb);
+    }
+    return total;
+}
+
+unsigned fake_peak(struct fake_store *fake, enum s3d_verb verb)
+{
+    return read_counter(fake, &fake->peak[verb]);
+}
+
+unsigned fake_peak_of_driver(struct fake_store *fake)
+{
+    return read_counter(fake, &fake->driver_peak);
+}
+
+unsigned fake_sent_from(struct fake_store *fake, const void *data, size_t size)
+{
+    unsigned count = 0;
+    uintptr_t start = (uintptr_t)data;
+    pthread_mutex_lock(&fake->mutex);
+    for (size_t i = 0; i < fake->log_count; i++) {
+        uintptr_t at = (uintptr_t)fake->log[i].data;
+        count += fake->log[i].verb != S3D_VERB_GET && at >= start && at < start + size;
+    }
+    pthread_mutex_unlock(&fake->mutex);
+    return count;
+}
+
+size_t fake_log(struct fake_store *fake, const struct fake_line **lines)
+{
+    pthread_mutex_lock(&fake->mutex);
+    *lines = fake->log;
+    size_t count = fake->log_count;
+    pthread_mutex_unlock(&fake->mutex);
+    return count;
+}
+
+void fake_counters_clear(struct fake_store *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    memset(fake->attempts, 0, sizeof fake->attempts);
+    memcpy(fake->peak, fake->running, sizeof fake->peak);
+    fake->driver_peak = 0;
+    fake->log_count = 0;
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+/* ---- the engine ---- */
+
+void fake_engine(const char *settings)
+{
+    s3d_engine_shutdown();
+    setenv("S3DLIO_RT_THREADS", "2", 1);
+    setenv("AWS_MAX_ATTEMPTS", "3", 1);
+    setenv("S3DLIO_MEMORY_LIMIT", "67108864", 1);
+    char *copy = strdup(settings), *rest = copy;
+    CHECK(copy != NULL);
+    for (char *word; (word = strtok_r(rest, " ", &rest));) {
+        char *equals = strchr(word, '=');
+        CHECK(equals != NULL);
+        *equals = '\0';
+        setenv(word, equals + 1, 1);
+    }
+    free(copy);
+    s3d_engine_restart();
+    struct s3d_engine *engine;
+    CHECK_CODE(s3d_engine_get(&engine, NULL), S3D_OK);
+}
+
+struct s3d_engine *fake_running_engine(void)
+{
+    struct s3d_engine *engine;
+    CHECK_CODE(s3d_engine_get(&engine, NULL), S3D_OK);
+    return engine;
+}
+
+/* ---- patterns ---- */
+
+static unsigned char pattern_at(uint64_t seed, uint64_t at)
+{
+    uint64_t x = (seed << 40) + at / 8 + 1;
+    x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15u;
+    return (unsigned char)(x >> (8 * (at % 8)));
+}
+
+void fake_pattern(void *data, size_t size, uint64_t seed)
+{
+    unsigned char *bytes = data;
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = pattern_at(seed, i);
+    }
+}
+
+bool fake_pattern_is(const void *data, size_t size, uint64_t seed, uint64_t offset)
+{
+    const unsigned char *bytes = data;
+    for (size_t i = 0; i < size; i++) {
+        if (bytes[i] != pattern_at(seed, offset + i)) {
+            return false;
+        }
+    }
+    return true;
+}

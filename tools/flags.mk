@@ -1,0 +1,12 @@
+# Compiler settings shared by setup.py and tests/c/Makefile: plain "NAME = value" lines, nothing else.
+PACKAGES = libcurl openssl libxml-2.0
+STANDARD = -std=gnu11 -D_GNU_SOURCE -fvisibility=hidden -pthread
+WARNINGS = -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual -Wwrite-strings -Wvla -Wformat=2 -Wswitch-enum
+CFLAGS_release = -O2 -g
+CFLAGS_debug = -O0 -g3 -UNDEBUG
+CFLAGS_asan = -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+CFLAGS_tsan = -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=thread
+LDFLAGS_release =
+LDFLAGS_debug =
+LDFLAGS_asan = -fsanitize=address,undefined
+LDFLAGS_tsan = -fsanitize=thread
