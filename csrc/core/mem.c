@@ -48,7 +48,11 @@ void *s3d_alloc(size_t bytes)
 
 void *s3d_alloc_zeroed(size_t count, size_t bytes)
 {
-    return fault() ? NULL : calloc(count ? count : 1, bytes ? bytes : 1);
+    size_t total; /* calloc checks, too, but sanitizers take that for a bug */
+    if (!s3d_size_mul(count, bytes, &total) || fault()) {
+        return NULL;
+    }
+    return calloc(1, total ? total : 1);
 }
 
 void *s3d_resize(void *memory, size_t bytes)

@@ -83,11 +83,37 @@ static void opening_done(struct s3d_request *request)
     s3d_latch_unlock(&reader->latch);
 }
 
+/* Turns an answer that is short, or of another version, into a failure: not every store looks at
+ * If-Match. */
+static void check_block(const struct s3d_reader *reader, struct s3d_request *request)
+{
+    struct s3d_error *error = &request->result.error;
+    if (request->result.code) {
+        return;
+    }
+    if (strcmp(request->result.object.etag, reader->object.etag) != 0) {
+        request->result.code = s3d_fail(error, S3D_CHANGED,
+                                        "the object was replaced while it was read: ETag %s, "
+                                        "then %s",
+                                        reader->object.etag, request->result.object.etag);
+    } else if (request->result.received_bytes != request->length_bytes) {
+        request->result.code = s3d_fail(error, S3D_RANGE,
+                                        "only %llu of %llu bytes at offset %llu were sent",
+                                        (unsigned long long)request->result.received_bytes,
+                                        (unsigned long long)request->length_bytes,
+                                        (unsigned long long)request->offset_bytes);
+    }
+    if (request->result.code) {
+        s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
+    }
+}
+
 static void block_done(struct s3d_request *request)
 {
     struct block *block = request->owner;
     struct s3d_reader *reader = block->reader;
     s3d_latch_lock(&reader->latch);
+    check_block(reader, request);
     block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
     s3d_window_done(&reader->window, request->length_bytes, request->result.code, s3d_now_us());
     reader->latch.in_flight--;
@@ -230,6 +256,13 @@ enum s3d_code s3d_reader_wait_open(struct s3d_reader *reader, int64_t timeout_ms
     if (code) {
         return s3d_error_copy(error, &reader->opening.result.error);
     }
+    uint64_t size = reader->opening.result.object.size_bytes;
+    uint64_t got = reader->opening.result.received_bytes;
+    if (reader->opening.verb == S3D_VERB_GET && got != least(size, TAIL_BYTES)) {
+        return s3d_fail(error, S3D_PROTOCOL, "the last %llu of %llu bytes were sent, not %llu",
+                        (unsigned long long)got, (unsigned long long)size,
+                        (unsigned long long)least(size, TAIL_BYTES));
+    }
     become_open(reader);
     return S3D_OK;
 }
@@ -270,23 +303,36 @@ static uint64_t next_covered_locked(struct s3d_reader *reader, uint64_t offset, 
     return end;
 }
 
+/* Of the blocks that are cached, not loading, and outside [keep_from, keep_to), the one longest
+ * unused; or NULL. */
+static struct block *oldest_locked(struct s3d_reader *reader, uint64_t keep_from,
+                                   uint64_t keep_to)
+{
+    struct block *oldest = NULL;
+    for (size_t i = 0; i < reader->block_count; i++) {
+        struct block *block = &reader->blocks[i];
+        bool kept = block->offset_bytes < keep_to &&
+                    block->offset_bytes + block->length_bytes > keep_from;
+        bool idle = block->state == BLOCK_READY || block->state == BLOCK_FAILED;
+        if (idle && !kept && (!oldest || block->last_used < oldest->last_used)) {
+            oldest = block;
+        }
+    }
+    return oldest;
+}
+
 /* The block to load into, or NULL while all are busy. Blocks within [keep_from, keep_to) are kept.
  * The longest unused one goes first once the window and a little history have buffers: memory
  * touched for the first time is dear. */
 static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from, uint64_t keep_to)
 {
-    struct block *oldest = NULL, *empty = NULL;
+    struct block *oldest = oldest_locked(reader, keep_from, keep_to), *empty = NULL;
     size_t buffers = 0;
     for (size_t i = 0; i < reader->block_count; i++) {
         struct block *block = &reader->blocks[i];
-        bool kept = block->offset_bytes < keep_to &&
-                    block->offset_bytes + block->length_bytes > keep_from;
         buffers += block->buffer != NULL;
         if (block->state == BLOCK_EMPTY) {
             empty = !empty || block->buffer ? block : empty;
-        } else if (block->state != BLOCK_LOADING && !kept &&
-                   (!oldest || block->last_used < oldest->last_used)) {
-            oldest = block;
         }
     }
     bool enough = buffers >= (size_t)reader->window.size + HISTORY_BLOCKS;
@@ -294,26 +340,44 @@ static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from
     return take_oldest ? oldest : empty;
 }
 
-/* Gives the block a buffer of at least `bytes`. AGAIN: the budget is spent. */
+/* Moves the buffer of a cached block, which is dropped, to `block`; false: there is none to take. */
+static bool take_over_buffer(struct s3d_reader *reader, struct block *block, uint64_t keep_from,
+                             uint64_t keep_to)
+{
+    s3d_latch_lock(&reader->latch);
+    struct block *donor = oldest_locked(reader, keep_from, keep_to);
+    if (donor) {
+        donor->state = BLOCK_EMPTY;
+        block->buffer = donor->buffer;
+        block->capacity_bytes = donor->capacity_bytes;
+        donor->buffer = NULL;
+        donor->capacity_bytes = 0;
+    }
+    s3d_latch_unlock(&reader->latch);
+    return donor != NULL;
+}
+
+/* Gives the block a buffer of `bytes`, or the one it has when the budget is spent. AGAIN: it has
+ * none either. */
 static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, size_t bytes,
                                 struct s3d_error *error)
 {
     if (block->capacity_bytes >= bytes) {
         return S3D_OK;
     }
-    struct s3d_budget *budget = &reader->store->engine->budget;
-    s3d_budget_give(budget, block->buffer, block->capacity_bytes);
     bool first = true;
-    block->buffer = NULL;
-    block->capacity_bytes = 0;
     for (size_t i = 0; i < reader->block_count; i++) {
         first = first && !reader->blocks[i].buffer;
     }
-    enum s3d_code code = s3d_budget_take(budget, bytes, first, 0, &block->buffer, error);
+    struct s3d_budget *budget = &reader->store->engine->budget;
+    void *buffer;
+    enum s3d_code code = s3d_budget_take(budget, bytes, first, 0, &buffer, error);
     if (!code) {
+        s3d_budget_give(budget, block->buffer, block->capacity_bytes);
+        block->buffer = buffer;
         block->capacity_bytes = bytes;
     }
-    return code;
+    return code == S3D_AGAIN && block->buffer ? S3D_OK : code;
 }
 
 /* The size of the next block: grows with the sequential run, in powers of two. */
@@ -326,14 +390,19 @@ static uint64_t block_size(const struct s3d_reader *reader)
     return size;
 }
 
-/* Starts loading at `offset`, which no block covers. AGAIN: no block or no memory is free. */
+/* Starts loading at `offset`, which no block covers. Cached blocks in [at_offset, keep_to) are kept,
+ * unless the load is `needed` by a read: then one of them must go if nothing else can, as an idle
+ * stream may hold all other memory for ever. AGAIN: no block or no memory is free. */
 static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint64_t keep_to,
-                                struct s3d_error *error)
+                                bool needed, struct s3d_error *error)
 {
-    uint64_t size = block_size(reader);
+    uint64_t size = block_size(reader), keep_from = reader->at_offset;
     s3d_latch_lock(&reader->latch);
     uint64_t length = next_covered_locked(reader, offset, offset + size) - offset;
-    struct block *block = victim_locked(reader, reader->at_offset, keep_to);
+    struct block *block = victim_locked(reader, keep_from, keep_to);
+    if (!block && needed) {
+        block = oldest_locked(reader, 0, 0);
+    }
     if (block) {
         block->state = BLOCK_EMPTY;
     }
@@ -342,9 +411,14 @@ static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint
         return S3D_AGAIN;
     }
     enum s3d_code code = fit_buffer(reader, block, (size_t)size, error);
+    if (code == S3D_AGAIN && (take_over_buffer(reader, block, keep_from, keep_to) ||
+                              (needed && take_over_buffer(reader, block, 0, 0)))) {
+        code = S3D_OK;
+    }
     if (code) {
         return code;
     }
+    length = least(length, block->capacity_bytes);
     s3d_latch_lock(&reader->latch);
     block->offset_bytes = offset;
     block->length_bytes = (size_t)length;
@@ -375,7 +449,7 @@ static void read_ahead(struct s3d_reader *reader, uint64_t from, uint64_t ahead_
         s3d_latch_unlock(&reader->latch);
         if (block) {
             at = covered_to;
-        } else if (load_block(reader, at, end, NULL)) {
+        } else if (load_block(reader, at, end, false, NULL)) {
             return; /* no block or memory to spare: a later read will ask again */
         }
         reader->ahead_to = at;
@@ -386,7 +460,8 @@ static void read_ahead(struct s3d_reader *reader, uint64_t from, uint64_t ahead_
 
 size_t s3d_reader_buffered(struct s3d_reader *reader, uint64_t offset)
 {
-    if (!reader->open || offset >= reader->object.size_bytes) {
+    if (!reader->open || offset >= reader->object.size_bytes ||
+        s3d_engine_check(reader->store->engine, NULL) == S3D_FORKED) {
         return 0;
     }
     if (offset >= tail_offset(reader)) {
@@ -494,7 +569,7 @@ static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char 
     if (gap >= DIRECT_MIN_BYTES) {
         return start_direct(reader, offset, to, gap, error);
     }
-    enum s3d_code code = load_block(reader, offset, offset + wanted, error);
+    enum s3d_code code = load_block(reader, offset, offset + wanted, true, error);
     return code == S3D_AGAIN ? wait_blocks(reader, deadline_ms) : code;
 }
 

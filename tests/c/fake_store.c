@@ -325,15 +325,23 @@ static enum s3d_code perform_locked(struct fake_store *fake, struct s3d_request 
                                     const struct fake_rule *rule)
 {
     switch (request->verb) {
-    case S3D_VERB_STAT: return stat_locked(fake, request);
-    case S3D_VERB_GET: return get_locked(fake, request, rule->missing);
-    case S3D_VERB_PUT: return put_locked(fake, request);
+    case S3D_VERB_STAT:
+        return stat_locked(fake, request);
+    case S3D_VERB_GET:
+        return get_locked(fake, request, rule->missing);
+    case S3D_VERB_PUT:
+        return put_locked(fake, request);
     case S3D_VERB_DELETE:
-    case S3D_VERB_LIST: return S3D_OK;
-    case S3D_VERB_UPLOAD_CREATE: return create_locked(fake, request);
-    case S3D_VERB_UPLOAD_PART: return part_locked(fake, request);
-    case S3D_VERB_UPLOAD_COMPLETE: return complete_locked(fake, request);
-    case S3D_VERB_UPLOAD_ABORT: return abort_locked(fake, request);
+    case S3D_VERB_LIST:
+        return S3D_OK;
+    case S3D_VERB_UPLOAD_CREATE:
+        return create_locked(fake, request);
+    case S3D_VERB_UPLOAD_PART:
+        return part_locked(fake, request);
+    case S3D_VERB_UPLOAD_COMPLETE:
+        return complete_locked(fake, request);
+    case S3D_VERB_UPLOAD_ABORT:
+        return abort_locked(fake, request);
     }
     return s3d_fail(&request->last, S3D_INTERNAL, "unknown verb");
 }
@@ -819,6 +827,15 @@ unsigned fake_open_uploads(struct fake_store *fake)
     return count;
 }
 
+void fake_drop_uploads(struct fake_store *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    while (fake->uploads) {
+        remove_upload_locked(&fake->uploads);
+    }
+    pthread_mutex_unlock(&fake->mutex);
+}
+
 static unsigned read_counter(struct fake_store *fake, const unsigned *counter)
 {
     pthread_mutex_lock(&fake->mutex);
@@ -914,28 +931,42 @@ struct s3d_engine *fake_running_engine(void)
 
 /* ---- patterns ---- */
 
-static unsigned char pattern_at(uint64_t seed, uint64_t at)
+enum { WORD = 8 };
+
+static uint64_t pattern_word(uint64_t seed, uint64_t number)
 {
-    uint64_t x = (seed << 40) + at / 8 + 1;
-    x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15u;
-    return (unsigned char)(x >> (8 * (at % 8)));
+    uint64_t x = (seed << 40) + number + 1;
+    return (x ^ (x >> 31)) * 0x9E3779B97F4A7C15u;
+}
+
+/* The pattern's next piece at `at`, at most `left` bytes of it; its length. */
+static size_t pattern_piece(uint64_t seed, uint64_t at, size_t left, char piece[WORD])
+{
+    uint64_t word = pattern_word(seed, at / WORD);
+    size_t skip = at % WORD, length = WORD - skip < left ? WORD - skip : left;
+    memcpy(piece, (const char *)&word + skip, length);
+    return length;
 }
 
 void fake_pattern(void *data, size_t size, uint64_t seed)
 {
-    unsigned char *bytes = data;
-    for (size_t i = 0; i < size; i++) {
-        bytes[i] = pattern_at(seed, i);
+    char piece[WORD];
+    for (size_t at = 0; at < size;) {
+        size_t length = pattern_piece(seed, at, size - at, piece);
+        memcpy((char *)data + at, piece, length);
+        at += length;
     }
 }
 
 bool fake_pattern_is(const void *data, size_t size, uint64_t seed, uint64_t offset)
 {
-    const unsigned char *bytes = data;
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != pattern_at(seed, offset + i)) {
+    char piece[WORD];
+    for (size_t at = 0; at < size;) {
+        size_t length = pattern_piece(seed, offset + at, size - at, piece);
+        if (memcmp((const char *)data + at, piece, length) != 0) {
             return false;
         }
+        at += length;
     }
     return true;
 }

@@ -15,19 +15,19 @@ enum { FAKE_VERBS = S3D_VERB_UPLOAD_ABORT + 1, FAKE_LOG_MAX = 8192 };
 
 struct fake_rule {
     enum s3d_verb verb;
-    uint32_t part;       /* this part only; 0: any */
-    bool at_offset;      /* GET: only the request that begins at `offset` */
+    uint32_t part;  /* this part only; 0: any */
+    bool at_offset; /* GET: only the request that begins at `offset` */
     uint64_t offset;
-    unsigned skip;       /* matching attempts that are left alone first */
-    unsigned times;      /* then so many are hit */
+    unsigned skip;  /* matching attempts that are left alone first */
+    unsigned times; /* then so many are hit */
     /* what happens, in this order */
-    bool hold;           /* waits for fake_release (or a cancel) */
+    bool hold; /* waits for fake_release (or a cancel) */
     int64_t delay_ms;
-    enum s3d_code code;  /* the attempt fails with it; OK: it does its work */
+    enum s3d_code code; /* the attempt fails with it; OK: it does its work */
     uint32_t retry_after_ms;
-    bool wrong_etag;     /* answers with another ETag than the object's */
-    uint64_t missing;    /* GET: so many bytes fewer than asked, and OK all the same */
-    unsigned fired;      /* how often it has hit */
+    bool wrong_etag;  /* answers with another ETag than the object's */
+    uint64_t missing; /* GET: so many bytes fewer than asked, and OK all the same */
+    unsigned fired;   /* how often it has hit */
 };
 
 struct fake_line {
@@ -43,7 +43,7 @@ struct fake_store;
 
 /* Settings of the driver, read when an engine's pool starts. */
 void fake_set_capacity(unsigned capacity); /* 0: no limit worth the name */
-void fake_fail_open(enum s3d_code code);   /* the second thread's driver does not open; OK: off */
+void fake_fail_open(enum s3d_code code); /* the second thread's driver does not open; OK: off */
 
 extern const struct s3d_driver_ops fake_driver;
 
@@ -79,11 +79,12 @@ void fake_put_object(struct fake_store *fake, const char *key, const void *data,
 /* The object's bytes, owned by the store; NULL: there is none. */
 const char *fake_object(struct fake_store *fake, const char *key, size_t *size);
 unsigned fake_open_uploads(struct fake_store *fake);
+void fake_drop_uploads(struct fake_store *fake); /* after a test in which one had to stay */
 
 unsigned fake_attempts(struct fake_store *fake, enum s3d_verb verb);
 unsigned fake_attempts_all(struct fake_store *fake);
 unsigned fake_peak(struct fake_store *fake, enum s3d_verb verb); /* most at once */
-unsigned fake_peak_of_driver(struct fake_store *fake);           /* most at once on one thread */
+unsigned fake_peak_of_driver(struct fake_store *fake); /* most at once on one thread */
 unsigned fake_held_by(struct fake_store *fake, unsigned driver); /* the driver-th thread's */
 /* Attempts whose first byte came from [data, data + size). */
 unsigned fake_sent_from(struct fake_store *fake, const void *data, size_t size);

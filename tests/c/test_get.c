@@ -21,8 +21,12 @@ static struct fake_store *open_with_object(size_t size)
 static struct s3d_get_plan plan_for(void *data, uint64_t offset, uint64_t length,
                                     unsigned concurrency)
 {
-    return (struct s3d_get_plan){.key = "object", .offset_bytes = offset, .length_bytes = length,
-                                 .data = data, .part_bytes = PART, .concurrency = concurrency};
+    return (struct s3d_get_plan){.key = "object",
+                                 .offset_bytes = offset,
+                                 .length_bytes = length,
+                                 .data = data,
+                                 .part_bytes = PART,
+                                 .concurrency = concurrency};
 }
 
 /* Reads [offset, offset + length) and checks every byte and what lies around it. */
@@ -49,8 +53,8 @@ static void read_and_check(struct fake_store *fake, uint64_t offset, uint64_t le
 
 static void test_splits(void)
 {
-    static const uint64_t lengths[] = {0, 1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART,
-                                       7 * PART / 2, 10 * PART + 1};
+    static const uint64_t lengths[] = {
+        0, 1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 7 * PART / 2, 10 * PART + 1};
     static const uint64_t offsets[] = {0, 1, PART - 1, PART, 12345};
     static const unsigned concurrencies[] = {1, 2, 3, 64};
     struct fake_store *fake = open_with_object(16 * PART);
@@ -92,8 +96,11 @@ static void test_ready_prefix(void)
 {
     struct fake_store *fake = open_with_object(10 * PART);
     char *data = fake_memory(10 * PART);
-    fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1, .at_offset = true,
-                                       .offset = 3 * PART, .hold = true});
+    fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                       .times = 1,
+                                       .at_offset = true,
+                                       .offset = 3 * PART,
+                                       .hold = true});
     struct s3d_get_plan plan = plan_for(data, 0, 10 * PART, 4);
     struct s3d_get *get;
     CHECK_CODE(s3d_get_new(&get, fake_base(fake), &plan, NULL), S3D_OK);
@@ -129,8 +136,10 @@ static void test_changed(void)
     char *data = fake_memory(10 * PART);
     struct s3d_get_plan plan = plan_for(data, 0, 10 * PART, 4);
     struct s3d_error error;
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1,
-                                                       .at_offset = true, .offset = 7 * PART,
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .times = 1,
+                                                       .at_offset = true,
+                                                       .offset = 7 * PART,
                                                        .wrong_etag = true});
     expect_failure(fake, &plan, S3D_CHANGED, &error);
     CHECK(fake_fired(fake, rule) == 1);
@@ -152,9 +161,12 @@ static void test_failing_range(void)
     struct s3d_get_plan plan = plan_for(data, 0, 64 * PART, 8);
     struct s3d_error error;
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1000, .hold = true});
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1,
-                                                       .at_offset = true, .offset = 2 * PART,
-                                                       .delay_ms = 5, .code = S3D_DENIED});
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .times = 1,
+                                                       .at_offset = true,
+                                                       .offset = 2 * PART,
+                                                       .delay_ms = 5,
+                                                       .code = S3D_DENIED});
     expect_failure(fake, &plan, S3D_DENIED, &error); /* the held ones never end by themselves */
     CHECK_TEXT(error.message, "scripted by rule 1");
     CHECK_TEXT(error.operation, "GetObject");
@@ -167,8 +179,10 @@ static void test_failing_range(void)
 static void test_retried_range(void)
 {
     struct fake_store *fake = open_with_object(10 * PART);
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 2,
-                                                       .at_offset = true, .offset = 2 * PART,
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .times = 2,
+                                                       .at_offset = true,
+                                                       .offset = 2 * PART,
                                                        .code = S3D_NETWORK});
     char *data = fake_memory(10 * PART);
     struct s3d_get_plan plan = plan_for(data, 0, 10 * PART, 4);
@@ -201,8 +215,10 @@ static void test_short_answer(void)
     char *data = fake_memory(10 * PART);
     struct s3d_error error;
     struct s3d_get_plan plan = plan_for(data, 0, 10 * PART, 4);
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1,
-                                                       .at_offset = true, .offset = 5 * PART,
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .times = 1,
+                                                       .at_offset = true,
+                                                       .offset = 5 * PART,
                                                        .missing = 1});
     expect_failure(fake, &plan, S3D_RANGE, &error);
     CHECK(fake_fired(fake, rule) == 1);
@@ -218,8 +234,11 @@ static void test_free_while_running(void)
         bool hold = round % 3 == 0;
         fake_counters_clear(fake);
         fake_rules_clear(fake);
-        fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1000, .hold = hold,
-                                           .skip = hold ? 3 : 0, .delay_ms = hold ? 0 : 1});
+        fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                           .times = 1000,
+                                           .hold = hold,
+                                           .skip = hold ? 3 : 0,
+                                           .delay_ms = hold ? 0 : 1});
         char *data = fake_memory(64 * PART);
         struct s3d_get_plan plan = plan_for(data, 0, 64 * PART, 8);
         struct s3d_get *get;

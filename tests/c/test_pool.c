@@ -130,15 +130,15 @@ static void test_order(void)
 static void test_blocking_driver(void)
 {
     for (unsigned threads = 1; threads <= 2; threads++) {
-        struct fake_store *fake = open_with_object(
-            threads == 1 ? "S3DLIO_RT_THREADS=1 AWS_MAX_ATTEMPTS=9"
-                         : "S3DLIO_RT_THREADS=2 AWS_MAX_ATTEMPTS=9",
-            1);
+        struct fake_store *fake =
+            open_with_object(threads == 1 ? "S3DLIO_RT_THREADS=1 AWS_MAX_ATTEMPTS=9"
+                                          : "S3DLIO_RT_THREADS=2 AWS_MAX_ATTEMPTS=9",
+                             1);
         fake_set_blocking(fake, true);
         prepare(fake, 100);
-        unsigned rule =
-            fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 4, .skip = 5,
-                                               .code = S3D_NETWORK});
+        unsigned rule = fake_rule(
+            fake, (struct fake_rule){
+                      .verb = S3D_VERB_GET, .times = 4, .skip = 5, .code = S3D_NETWORK});
         unsigned slow = fake_rule(
             fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1, .delay_ms = 20});
         submit(fake, 100);
@@ -196,8 +196,10 @@ static void test_capacity(void)
 static void test_retry(void)
 {
     struct fake_store *fake = open_with_object("", 0);
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 2,
-                                                       .at_offset = true, .offset = 3,
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .times = 2,
+                                                       .at_offset = true,
+                                                       .offset = 3,
                                                        .code = S3D_NETWORK});
     prepare(fake, 6);
     submit(fake, 6);
@@ -266,7 +268,8 @@ static void test_no_retry(void)
 static void test_cancel_waiting(void)
 {
     struct fake_store *fake = open_with_object("", 0);
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1,
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .times = 1,
                                                        .code = S3D_THROTTLED,
                                                        .retry_after_ms = 300000});
     prepare(fake, 1);
@@ -286,8 +289,10 @@ static void test_cancel_waiting(void)
 static void test_cancel_running(void)
 {
     struct fake_store *fake = open_with_object("", 0);
-    fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1, .at_offset = true,
-                                       .offset = 1, .hold = true});
+    fake_rule(
+        fake,
+        (struct fake_rule){
+            .verb = S3D_VERB_GET, .times = 1, .at_offset = true, .offset = 1, .hold = true});
     prepare(fake, 3);
     submit(fake, 3);
     fake_wait_held(fake, 1);
@@ -330,7 +335,8 @@ static void test_cancel_races(void)
     for (unsigned round = 0; round < 60; round++) {
         struct fake_store *fake;
         if (round % 20 == 0) {
-            fake = open_with_object(round == 20 ? "S3DLIO_RT_THREADS=1" : "", round == 40 ? 0 : 2);
+            fake =
+                open_with_object(round == 20 ? "S3DLIO_RT_THREADS=1" : "", round == 40 ? 0 : 2);
         } else {
             fake = fake_open();
             static char data[JOBS_MAX];
@@ -376,9 +382,10 @@ static void test_stop(void)
     struct fake_store *fake = open_with_object("", 2);
     struct s3d_pool *pool = own_pool(2);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100, .hold = true});
-    unsigned throttled = fake_rule(
-        fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1, .code = S3D_THROTTLED,
-                                 .retry_after_ms = 300000});
+    unsigned throttled = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                            .times = 1,
+                                                            .code = S3D_THROTTLED,
+                                                            .retry_after_ms = 300000});
     prepare(fake, 10);
     for (unsigned i = 0; i < 9; i++) {
         s3d_pool_submit(pool, &jobs[i].request);
