@@ -496,7 +496,11 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
         return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
                         origin, detail);
     }
-    return s3d_fail(error, code_of_curl(result), "%s: %s", origin, detail);
+    enum s3d_code code = code_of_curl(result);
+    const char *advice = code == S3D_TLS ? "; is the server's certificate authority in "
+                                           "AWS_CA_BUNDLE, or else in the system's bundle?"
+                                         : "";
+    return s3d_fail(error, code, "%s: %s%s", origin, detail, advice);
 }
 
 static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s3d_error *error)

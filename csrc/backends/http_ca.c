@@ -91,8 +91,14 @@ enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char 
         s3d_http_ca_free(*ca);
         *ca = fresh;
     }
+    /* curl keeps connections and TLS sessions by these two names; the bundle must be one of them,
+     * so that what one bundle vouched for is never used under another. As a CAPATH it is no
+     * folder, and adds nothing to the store, which is ours. */
     curl_easy_setopt(easy, CURLOPT_CAINFO, NULL);
-    curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+    curl_easy_setopt(easy, CURLOPT_CAPATH, bundle);
+#if LIBCURL_VERSION_NUM >= 0x075700
+    curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* it would outlive a change of bundle */
+#endif
     curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_context);
     curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, *ca);
     curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);

@@ -149,6 +149,7 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
         return;
     }
     request->last.code = code;
+    request->throttled = request->throttled || code == S3D_THROTTLED;
     name_operation(request);
     uint64_t delay_ms;
     if (s3d_retry_allowed(pool->retry, request->attempts, &request->last, &delay_ms)) {

@@ -182,7 +182,8 @@ static void part_done(struct s3d_request *request)
     } else {
         put->direct_count--;
     }
-    s3d_window_done(&put->window, request->length_bytes, request->result.code, s3d_now_us());
+    s3d_window_done(&put->window, request->length_bytes, request->throttled,
+                    s3d_now_us());
     slot->active = false;
     put->active_count--;
     s3d_latch_notify_locked(&put->latch);

@@ -115,7 +115,8 @@ static void block_done(struct s3d_request *request)
     s3d_latch_lock(&reader->latch);
     check_block(reader, request);
     block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
-    s3d_window_done(&reader->window, request->length_bytes, request->result.code, s3d_now_us());
+    s3d_window_done(&reader->window, request->length_bytes, request->throttled,
+                    s3d_now_us());
     reader->latch.in_flight--;
     s3d_latch_notify_locked(&reader->latch);
     s3d_latch_unlock(&reader->latch);
@@ -573,9 +574,22 @@ static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char 
     return code == S3D_AGAIN ? wait_blocks(reader, deadline_ms) : code;
 }
 
+/* A read ahead that failed says nothing about the read that now comes to it: it tries anew. */
+static void forget_failed(struct s3d_reader *reader)
+{
+    s3d_latch_lock(&reader->latch);
+    for (size_t i = 0; i < reader->block_count; i++) {
+        if (reader->blocks[i].state == BLOCK_FAILED) {
+            reader->blocks[i].state = BLOCK_EMPTY;
+        }
+    }
+    s3d_latch_unlock(&reader->latch);
+}
+
 /* At the start of a read: notes whether it goes on where the last one ended, and reads ahead. */
 static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length)
 {
+    forget_failed(reader);
     reader->in_read = true;
     reader->at_offset = offset;
     if (offset >= tail_offset(reader)) {

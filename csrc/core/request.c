@@ -19,6 +19,7 @@ void s3d_request_reset(struct s3d_request *request)
     request->next = NULL;
     request->attempt = NULL;
     request->attempts = 0;
+    request->throttled = false;
     request->due_ms = 0;
     memset(&request->last, 0, sizeof request->last);
     memset(&request->result, 0, sizeof request->result);

@@ -111,6 +111,7 @@ struct s3d_request {
     struct s3d_request *next;
     void *attempt;                    /* the driver's state of the running attempt */
     unsigned attempts;
+    bool throttled;                   /* an attempt was */
     uint64_t due_ms;                  /* when the next attempt may start */
     struct s3d_error last;            /* how the last attempt ended */
 

@@ -47,9 +47,9 @@ static void end_round(struct s3d_window *window, uint64_t rate)
     }
 }
 
-void s3d_window_done(struct s3d_window *window, uint64_t bytes, enum s3d_code code, int64_t now_us)
+void s3d_window_done(struct s3d_window *window, uint64_t bytes, bool throttled, int64_t now_us)
 {
-    if (code == S3D_THROTTLED) {
+    if (throttled) {
         window->size = window->settled = window->settled > 1 ? window->settled / 2 : 1;
         window->rounds_left = ROUNDS_BETWEEN_TRIALS;
         start_round(window, now_us);

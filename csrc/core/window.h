@@ -30,7 +30,7 @@ struct s3d_window {
 void s3d_window_init(struct s3d_window *window, unsigned max);
 /* The owner has something to send, but the window is full. */
 void s3d_window_wait(struct s3d_window *window);
-/* A request ended. */
-void s3d_window_done(struct s3d_window *window, uint64_t bytes, enum s3d_code code, int64_t now_us);
+/* A request ended; `throttled`: the store asked for fewer of them on the way. */
+void s3d_window_done(struct s3d_window *window, uint64_t bytes, bool throttled, int64_t now_us);
 
 #endif
