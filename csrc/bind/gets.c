@@ -1,0 +1,315 @@
+#include "bind/calls.h"
+
+#include "bind/buffers.h"
+#include "bind/errors.h"
+#include "bind/request.h"
+#include "bind/wait.h"
+#include "core/get.h"
+#include "core/reader.h"
+
+/* --- a range into memory ------------------------------------------------------------------ */
+
+struct get_step {
+    struct s3d_get *get;
+    uint64_t bytes;
+};
+
+static enum s3d_code step_get(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct get_step *step = context;
+    return s3d_get_wait(step->get, step->bytes, timeout_ms, error);
+}
+
+/* Reads plan's range; afterwards nothing writes into its data. 0, or -1 with an exception. */
+static int run_get(const struct bind_state *state, const struct bind_target *target,
+                   const struct s3d_get_plan *plan)
+{
+    struct get_step step = {NULL, plan->length_bytes};
+    struct s3d_error error;
+    enum s3d_code code;
+    if (!plan->length_bytes) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    code = s3d_get_new(&step.get, target->store, plan, &error);
+    Py_END_ALLOW_THREADS
+    if (code) {
+        step.get = NULL;
+    } else {
+        code = bind_wait(step_get, &step, &error);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    s3d_get_free(step.get);
+    Py_END_ALLOW_THREADS
+    if (code && code != S3D_AGAIN) {
+        bind_raise(state, &error, bind_target_text(target));
+    }
+    return code ? -1 : 0;
+}
+
+static struct s3d_get_plan plan_of(const struct bind_target *target,
+                                   const struct bind_transfer *transfer, void *data,
+                                   uint64_t offset, uint64_t length, const char *etag)
+{
+    bool whole = length < transfer->threshold_bytes; /* one request */
+    return (struct s3d_get_plan){
+        .key = target->uri.key,
+        .offset_bytes = offset,
+        .length_bytes = length,
+        .data = data,
+        .part_bytes = whole && length ? length : transfer->part_bytes,
+        .concurrency = whole ? 1 : transfer->concurrency,
+        .if_match = etag && etag[0] ? etag : NULL,
+    };
+}
+
+/* --- get_into ----------------------------------------------------------------------------- */
+
+struct into_arguments {
+    PyObject *uri, *buffer, *length, *part_size, *max_concurrency;
+    unsigned long long offset;
+};
+
+static int parse_into(struct into_arguments *a, PyObject *args, PyObject *keywords)
+{
+    static const char *const names[] = {"uri",       "buffer",          "offset", "length",
+                                        "part_size", "max_concurrency", NULL};
+    PyObject *offset = NULL;
+    *a = (struct into_arguments){.length = Py_None};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOOO:get_into", BIND_NAMES(names),
+                                     &a->uri, &a->buffer, &offset, &a->length, &a->part_size,
+                                     &a->max_concurrency)) {
+        return -1;
+    }
+    if (offset) {
+        PyObject *index = PyNumber_Index(offset);
+        a->offset = index ? PyLong_AsUnsignedLongLong(index) : 0;
+        Py_XDECREF(index);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* How many bytes are wanted: the argument, or all from offset on (asking for the size; *object
+ * is filled then). */
+static int wanted_bytes(const struct bind_state *state, const struct bind_target *target,
+                        const struct into_arguments *a, uint64_t *bytes,
+                        struct s3d_object *object)
+{
+    if (a->length != Py_None) {
+        PyObject *index = PyNumber_Index(a->length);
+        *bytes = index ? PyLong_AsUnsignedLongLong(index) : 0;
+        Py_XDECREF(index);
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+        if (*bytes) {
+            return 0;
+        }
+    }
+    struct s3d_call *call = bind_request_new(state, target, S3D_VERB_STAT);
+    int failed = call ? bind_request_run(state, target, call) : -1;
+    if (!failed) {
+        *object = call->request.result.object;
+    }
+    bind_request_free(call);
+    if (!failed && a->offset > object->size_bytes) {
+        struct s3d_error error;
+        s3d_fail(&error, S3D_RANGE, "offset %llu lies past the end: the object has %llu bytes",
+                 a->offset, (unsigned long long)object->size_bytes);
+        bind_raise(state, &error, bind_target_text(target));
+        return -1;
+    }
+    if (!failed && a->length == Py_None) {
+        *bytes = object->size_bytes - a->offset;
+    }
+    return failed;
+}
+
+static PyObject *get_into_view(const struct bind_state *state, const struct bind_target *target,
+                               const struct into_arguments *a, const Py_buffer *view)
+{
+    struct bind_transfer transfer;
+    struct s3d_object object = {0};
+    uint64_t bytes = 0;
+    if (bind_transfer_load(&transfer, state, bind_target_text(target), BIND_READ, a->part_size,
+                           a->max_concurrency) ||
+        wanted_bytes(state, target, a, &bytes, &object)) {
+        return NULL;
+    }
+    if (bytes > (uint64_t)view->len) {
+        return PyErr_Format(
+            PyExc_ValueError,
+            "%s: %llu bytes do not fit into a buffer of %zd: give a larger one or "
+            "a smaller length=",
+            bind_target_text(target), (unsigned long long)bytes, view->len);
+    }
+    struct s3d_get_plan plan =
+        plan_of(target, &transfer, view->buf, a->offset, bytes, object.etag);
+    return run_get(state, target, &plan) ? NULL : PyLong_FromUnsignedLongLong(bytes);
+}
+
+PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords)
+{
+    const struct bind_state *state = PyModule_GetState(module);
+    struct into_arguments arguments;
+    struct bind_target target;
+    Py_buffer view;
+    PyObject *result = NULL;
+    if (parse_into(&arguments, args, keywords) ||
+        bind_buffer_to_fill(arguments.buffer, &view, "get_into()")) {
+        return NULL;
+    }
+    if (!bind_target_open(&target, state, arguments.uri, true)) {
+        result = get_into_view(state, &target, &arguments, &view);
+        bind_target_fini(&target);
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+/* --- a whole object into new memory ------------------------------------------------------- */
+
+/*
+ * The object's tail tells its size and version, and is all of a small object, in one request.
+ * The rest of a large one then goes by parallel ranges, of that version, into the memory made
+ * for it.
+ */
+struct whole {
+    struct s3d_reader *reader;
+    struct s3d_object object;
+    /* of the copy out of the tail */
+    void *data;
+    size_t got;
+};
+
+static enum s3d_code step_open(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    return s3d_reader_wait_open(((struct whole *)context)->reader, timeout_ms, error);
+}
+
+static enum s3d_code step_tail(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct whole *whole = context;
+    return s3d_reader_read(whole->reader, 0, whole->data, (size_t)whole->object.size_bytes,
+                           &whole->got, timeout_ms, error);
+}
+
+static int whole_open(struct whole *whole, const struct bind_state *state,
+                      const struct bind_target *target, const struct bind_transfer *transfer)
+{
+    struct s3d_error error;
+    enum s3d_code code;
+    struct s3d_reader_plan plan = {target->uri.key, transfer->part_bytes,
+                                   transfer->concurrency};
+    *whole = (struct whole){0};
+    Py_BEGIN_ALLOW_THREADS
+    code = s3d_reader_new(&whole->reader, target->store, &plan, &error);
+    Py_END_ALLOW_THREADS
+    if (code) {
+        whole->reader = NULL;
+    } else {
+        code = bind_wait(step_open, whole, &error);
+    }
+    if (!code) {
+        whole->object = *s3d_reader_object(whole->reader);
+        if (whole->object.size_bytes > PY_SSIZE_T_MAX) {
+            code = s3d_fail(&error, S3D_NO_MEMORY, "the object has %llu bytes",
+                            (unsigned long long)whole->object.size_bytes);
+        }
+    }
+    if (code && code != S3D_AGAIN) {
+        bind_raise(state, &error, bind_target_text(target));
+    }
+    return code ? -1 : 0;
+}
+
+static void whole_fini(struct whole *whole)
+{
+    struct s3d_reader *reader = whole->reader;
+    Py_BEGIN_ALLOW_THREADS
+    s3d_reader_free(reader);
+    Py_END_ALLOW_THREADS
+}
+
+static int whole_fill(struct whole *whole, const struct bind_state *state,
+                      const struct bind_target *target, const struct bind_transfer *transfer,
+                      void *data)
+{
+    uint64_t size = whole->object.size_bytes;
+    struct s3d_error error;
+    if (!size) {
+        return 0;
+    }
+    if (s3d_reader_buffered(whole->reader, 0) < size) {
+        struct s3d_get_plan plan = plan_of(target, transfer, data, 0, size, whole->object.etag);
+        return run_get(state, target, &plan);
+    }
+    whole->data = data;
+    enum s3d_code code = bind_wait(step_tail, whole, &error);
+    if (code && code != S3D_AGAIN) {
+        bind_raise(state, &error, bind_target_text(target));
+    }
+    return code ? -1 : 0;
+}
+
+/* Memory for `bytes` and the Python object that owns it. */
+typedef PyObject *new_memory(const struct bind_state *state, size_t bytes, void **data);
+
+static PyObject *new_bytes(const struct bind_state *Py_UNUSED(state), size_t bytes, void **data)
+{
+    PyObject *object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+    if (object) {
+        *data = PyBytes_AS_STRING(object);
+    }
+    return object;
+}
+
+static PyObject *get_whole(const struct bind_state *state, PyObject *uri, PyObject *part_size,
+                           PyObject *max_concurrency, new_memory *allocate)
+{
+    struct bind_target target;
+    struct bind_transfer transfer;
+    struct whole whole = {0};
+    PyObject *memory = NULL;
+    void *data = NULL;
+    if (bind_target_open(&target, state, uri, true)) {
+        return NULL;
+    }
+    if (!bind_transfer_load(&transfer, state, bind_target_text(&target), BIND_READ, part_size,
+                            max_concurrency) &&
+        !whole_open(&whole, state, &target, &transfer)) {
+        memory = allocate(state, (size_t)whole.object.size_bytes, &data);
+        if (memory && whole_fill(&whole, state, &target, &transfer, data)) {
+            Py_CLEAR(memory);
+        }
+    }
+    whole_fini(&whole);
+    bind_target_fini(&target);
+    return memory;
+}
+
+PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords)
+{
+    static const char *const names[] = {"uri", "part_size", "max_concurrency", NULL};
+    PyObject *uri, *part_size = NULL, *max_concurrency = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OO:get_bytes", BIND_NAMES(names), &uri,
+                                     &part_size, &max_concurrency)) {
+        return NULL;
+    }
+    return get_whole(PyModule_GetState(module), uri, part_size, max_concurrency, new_bytes);
+}
+
+PyObject *bind_get_view(PyObject *module, PyObject *args, PyObject *keywords)
+{
+    static const char *const names[] = {"uri", "writable", "part_size", "max_concurrency",
+                                        NULL};
+    PyObject *uri, *part_size = NULL, *max_concurrency = NULL;
+    int writable = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$pOO:get_view", BIND_NAMES(names), &uri,
+                                     &writable, &part_size, &max_concurrency)) {
+        return NULL;
+    }
+    PyObject *pages =
+        get_whole(PyModule_GetState(module), uri, part_size, max_concurrency, bind_pages_new);
+    return pages ? bind_pages_view(pages, writable != 0) : NULL;
+}

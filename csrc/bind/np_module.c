@@ -1,0 +1,163 @@
+/* The module s3dlio_np._native: owner of the process's engine. */
+#include "bind/buffers.h"
+#include "bind/calls.h"
+#include "bind/capi.h"
+#include "bind/errors.h"
+#include "bind/reader.h"
+#include "bind/writer.h"
+#include "core/engine.h"
+
+#ifndef S3D_VERSION
+#define S3D_VERSION "0+unknown"
+#endif
+
+/* At interpreter exit: open uploads are aborted, threads joined. Threads may need the GIL to
+ * end. */
+static PyObject *shut_down(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    Py_BEGIN_ALLOW_THREADS
+    s3d_engine_shutdown();
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+#define WITH_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef methods[] = {
+    {"stat", WITH_KEYWORDS(bind_stat), METH_VARARGS | METH_KEYWORDS, "stat(uri)"},
+    {"delete", WITH_KEYWORDS(bind_delete), METH_VARARGS | METH_KEYWORDS, "delete(uri)"},
+    {"list", WITH_KEYWORDS(bind_list), METH_VARARGS | METH_KEYWORDS, "list(uri)"},
+    {"get_into", WITH_KEYWORDS(bind_get_into), METH_VARARGS | METH_KEYWORDS,
+     "get_into(uri, buffer, *, offset=0, length=None, part_size=None, max_concurrency=None)"},
+    {"get_bytes", WITH_KEYWORDS(bind_get_bytes), METH_VARARGS | METH_KEYWORDS,
+     "get_bytes(uri, *, part_size=None, max_concurrency=None)"},
+    {"get_view", WITH_KEYWORDS(bind_get_view), METH_VARARGS | METH_KEYWORDS,
+     "get_view(uri, *, writable=False, part_size=None, max_concurrency=None)"},
+    {"configure", WITH_KEYWORDS(bind_configure), METH_VARARGS | METH_KEYWORDS,
+     "configure(field, value)"},
+    {"stats", bind_stats, METH_NOARGS, "stats()"},
+    {"_shut_down", shut_down, METH_NOARGS,
+     "Aborts open uploads and joins the engine's threads."},
+    {NULL, NULL, 0, NULL},
+};
+
+struct bind_state *bind_state_of_type(PyTypeObject *type, PyObject **module)
+{
+    PyObject *mro = type->tp_mro;
+    for (Py_ssize_t i = 0; mro && i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE)) {
+            continue;
+        }
+        PyObject *owner = ((PyHeapTypeObject *)base)->ht_module;
+        if (owner && PyModule_GetDef(owner) == &bind_np_module) {
+            if (module) {
+                *module = owner;
+            }
+            return PyModule_GetState(owner);
+        }
+    }
+    PyErr_Format(PyExc_TypeError, "%.200s is no type of s3dlio_np._native", type->tp_name);
+    return NULL;
+}
+
+/* The engine's threads and state are one per process: a second interpreter would share them. */
+static int refuse_subinterpreters(void)
+{
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "s3dlio_np works in the main interpreter only, not in sub-interpreters");
+        return -1;
+    }
+    return 0;
+}
+
+static int shut_down_at_exit(PyObject *module)
+{
+    PyObject *function = PyObject_GetAttrString(module, "_shut_down");
+    PyObject *atexit = function ? PyImport_ImportModule("atexit") : NULL;
+    PyObject *done = atexit ? PyObject_CallMethod(atexit, "register", "O", function) : NULL;
+    Py_XDECREF(function);
+    Py_XDECREF(atexit);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+static int execute(PyObject *module)
+{
+    struct bind_state *state = PyModule_GetState(module);
+    return refuse_subinterpreters() || bind_calls_init() || bind_errors_init(module, state) ||
+                   bind_pages_init(module, state) || bind_reader_init(module, state) ||
+                   bind_writer_init(module, state) || bind_capi_init(module) ||
+                   PyModule_AddStringConstant(module, "version", S3D_VERSION) ||
+                   shut_down_at_exit(module)
+               ? -1
+               : 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct bind_state *state = PyModule_GetState(module);
+    Py_VISIT(state->storage_error);
+    Py_VISIT(state->not_found_error);
+    Py_VISIT(state->denied_error);
+    Py_VISIT(state->exists_error);
+    Py_VISIT(state->changed_error);
+    Py_VISIT(state->integrity_error);
+    Py_VISIT(state->unsupported_error);
+    Py_VISIT(state->buffered_base);
+    Py_VISIT(state->reader_type);
+    Py_VISIT(state->writer_type);
+    Py_VISIT(state->pages_type);
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    struct bind_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->storage_error);
+    Py_CLEAR(state->not_found_error);
+    Py_CLEAR(state->denied_error);
+    Py_CLEAR(state->exists_error);
+    Py_CLEAR(state->changed_error);
+    Py_CLEAR(state->integrity_error);
+    Py_CLEAR(state->unsupported_error);
+    Py_CLEAR(state->buffered_base);
+    Py_CLEAR(state->reader_type);
+    Py_CLEAR(state->writer_type);
+    Py_CLEAR(state->pages_type);
+    return 0;
+}
+
+static void destroy(void *module)
+{
+    clear(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+#ifdef Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef bind_np_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "s3dlio_np._native",
+    .m_doc = "The engine of s3dlio: streams, requests, settings. Use s3dlio_np instead.",
+    .m_size = sizeof(struct bind_state),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+    .m_free = destroy,
+};
+
+PyMODINIT_FUNC PyInit__native(void); /* for -Wmissing-prototypes */
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    return PyModuleDef_Init(&bind_np_module);
+}

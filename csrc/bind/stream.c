@@ -1,0 +1,189 @@
+#include "bind/stream.h"
+
+#include "bind/errors.h"
+
+#include <unistd.h>
+
+/* --- the type ----------------------------------------------------------------------------- */
+
+static int register_as_buffered(PyObject *type)
+{
+    PyObject *io = PyImport_ImportModule("io");
+    PyObject *abc = io ? PyObject_GetAttrString(io, "BufferedIOBase") : NULL;
+    PyObject *done = abc ? PyObject_CallMethod(abc, "register", "O", type) : NULL;
+    Py_XDECREF(io);
+    Py_XDECREF(abc);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+static int load_base(struct bind_state *state)
+{
+    if (state->buffered_base) {
+        return 0;
+    }
+    PyObject *io = PyImport_ImportModule("_io");
+    PyObject *base = io ? PyObject_GetAttrString(io, "_BufferedIOBase") : NULL;
+    Py_XDECREF(io);
+    if (!base) {
+        return -1;
+    }
+    if (!PyType_Check(base) ||
+        ((PyTypeObject *)base)->tp_basicsize != sizeof(struct bind_iobase)) {
+        Py_DECREF(base);
+        PyErr_SetString(PyExc_ImportError,
+                        "s3dlio_np._native does not know this Python's _io._BufferedIOBase");
+        return -1;
+    }
+    state->buffered_base = base;
+    return 0;
+}
+
+PyTypeObject *bind_stream_type(PyObject *module, struct bind_state *state, PyType_Spec *spec)
+{
+    if (load_base(state)) {
+        return NULL;
+    }
+    PyObject *bases = PyTuple_Pack(1, state->buffered_base);
+    PyObject *type = bases ? PyType_FromModuleAndSpec(module, spec, bases) : NULL;
+    Py_XDECREF(bases);
+    if (type && register_as_buffered(type)) {
+        Py_CLEAR(type);
+    }
+    return (PyTypeObject *)type;
+}
+
+/* --- life --------------------------------------------------------------------------------- */
+
+int bind_stream_init(struct bind_stream *stream, PyObject *name, PyObject *bytes)
+{
+    stream->name = name;
+    Py_INCREF(name);
+    stream->bytes = bytes;
+    Py_INCREF(bytes);
+    stream->process = getpid();
+    stream->state = bind_state_of_type(Py_TYPE(stream), &stream->module);
+    if (!stream->state) {
+        return -1;
+    }
+    Py_INCREF(stream->module);
+    return bind_lock_init(&stream->lock);
+}
+
+int bind_stream_traverse(struct bind_stream *stream, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(stream));
+    Py_VISIT(stream->base.dict);
+    Py_VISIT(stream->module);
+    Py_VISIT(stream->failure.interrupt);
+    return 0;
+}
+
+void bind_stream_clear(struct bind_stream *stream)
+{
+    Py_CLEAR(stream->base.dict);
+    Py_CLEAR(stream->failure.interrupt); /* its traceback may lead back here */
+}
+
+void bind_stream_dealloc(struct bind_stream *stream)
+{
+    PyTypeObject *type = Py_TYPE(stream);
+    if (stream->base.weak_references) {
+        PyObject_ClearWeakRefs((PyObject *)stream);
+    }
+    bind_stream_clear(stream);
+    Py_CLEAR(stream->name);
+    Py_CLEAR(stream->bytes);
+    Py_CLEAR(stream->module);
+    bind_lock_fini(&stream->lock);
+    type->tp_free((PyObject *)stream);
+    Py_DECREF(type);
+}
+
+const char *bind_stream_uri(const struct bind_stream *stream)
+{
+    return PyBytes_AS_STRING(stream->bytes);
+}
+
+/* --- failures ----------------------------------------------------------------------------- */
+
+bool bind_stream_forked(const struct bind_stream *stream)
+{
+    return stream->process != getpid();
+}
+
+PyObject *bind_stream_raise_forked(const struct bind_stream *stream)
+{
+    struct s3d_error error;
+    s3d_fail(&error, S3D_FORKED,
+             "opened before fork() and used in the child: open it again there");
+    return bind_raise(stream->state, &error, bind_stream_uri(stream));
+}
+
+PyObject *bind_stream_raise_closed(void)
+{
+    PyErr_SetString(PyExc_ValueError, "I/O operation on closed file.");
+    return NULL;
+}
+
+PyObject *bind_stream_fail(struct bind_stream *stream, const struct s3d_error *error)
+{
+    if (!stream->failure.error.code) {
+        stream->failure.error = *error;
+    }
+    return bind_raise(stream->state, error, bind_stream_uri(stream));
+}
+
+void bind_stream_interrupted(struct bind_stream *stream)
+{
+    if (stream->failure.error.code) {
+        return;
+    }
+    s3d_fail(&stream->failure.error, S3D_CANCELLED, "interrupted");
+    PyObject *exception = bind_take_exception();
+    Py_XINCREF(exception);
+    stream->failure.interrupt = exception;
+    bind_restore_exception(exception);
+}
+
+/* --- getters ------------------------------------------------------------------------------ */
+
+PyObject *bind_stream_get_name(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((struct bind_stream *)self)->name);
+}
+
+/* Read without the lock: text wrappers ask before each line. */
+PyObject *bind_stream_get_closed(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((struct bind_stream *)self)->closed);
+}
+
+PyObject *bind_stream_get_failure(PyObject *self, void *Py_UNUSED(closure))
+{
+    struct bind_stream *stream = (struct bind_stream *)self;
+    if (stream->failure.interrupt) {
+        return Py_NewRef(stream->failure.interrupt);
+    }
+    if (stream->failure.error.code) {
+        return bind_error_object(stream->state, &stream->failure.error,
+                                 bind_stream_uri(stream));
+    }
+    Py_RETURN_NONE;
+}
+
+int bind_parse_size(PyObject *argument, Py_ssize_t *size)
+{
+    *size = -1;
+    if (!argument || argument == Py_None) {
+        return 0;
+    }
+    *size = PyNumber_AsSsize_t(argument, PyExc_OverflowError);
+    if (*size == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (*size < 0) {
+        *size = -1;
+    }
+    return 0;
+}

@@ -1,0 +1,535 @@
+#include "bind/writer.h"
+
+#include "bind/buffers.h"
+#include "bind/errors.h"
+#include "bind/stream.h"
+#include "bind/target.h"
+#include "core/put.h"
+
+/*
+ * How a writer ends:
+ *
+ *   close()          commits once, and returns the same dict each time
+ *   failed write     aborts at once; then write() and close() raise that first error each time
+ *   signal handler   the same: aborted, first error CANCELLED (its exception goes up as it is)
+ *   abort(), error   aborts; write() raises "closed file", close() raises CANCELLED: that must
+ *   in `with`        not look like a commit
+ *   no reference     aborts, with a ResourceWarning
+ *   exit             the engine aborts (core/engine.h); later calls raise what it says
+ */
+struct writer_object {
+    struct bind_stream stream;
+    struct s3d_put *put; /* NULL once ended and freed */
+    /* locked{stream.lock} */
+    uint64_t position;  /* bytes written */
+    PyObject *metadata; /* the dict of close(): it is committed */
+    bool aborted;
+};
+
+/* --- open --------------------------------------------------------------------------------- */
+
+static int open_put(struct writer_object *self, const struct bind_target *target,
+                    const struct bind_transfer *transfer, const struct s3d_put_options *options)
+{
+    struct s3d_error error;
+    enum s3d_code code;
+    struct s3d_put_plan plan = {
+        .key = target->uri.key,
+        .part_bytes = transfer->part_bytes,
+        .concurrency = transfer->concurrency,
+        .options = options,
+    };
+    Py_BEGIN_ALLOW_THREADS
+    code = s3d_put_new(&self->put, target->store, &plan, &error);
+    Py_END_ALLOW_THREADS
+    if (code) {
+        self->put = NULL;
+        bind_raise(self->stream.state, &error, bind_target_text(target));
+        return -1;
+    }
+    return 0;
+}
+
+struct arguments {
+    PyObject *uri, *part_size, *max_concurrency, *metadata;
+    struct s3d_put_options options;
+};
+
+static int parse_arguments(struct arguments *arguments, PyObject *args, PyObject *keywords)
+{
+    static const char *const names[] = {"uri",          "part_size",        "max_concurrency",
+                                        "content_type", "content_encoding", "storage_class",
+                                        "metadata",     "if_none_match",    NULL};
+    int if_none_match = 0;
+    *arguments = (struct arguments){NULL};
+    if (!PyArg_ParseTupleAndKeywords(
+            args, keywords, "O|$OOzzzOp:ObjectWriter", BIND_NAMES(names), &arguments->uri,
+            &arguments->part_size, &arguments->max_concurrency,
+            &arguments->options.content_type, &arguments->options.content_encoding,
+            &arguments->options.storage_class, &arguments->metadata, &if_none_match)) {
+        return -1;
+    }
+    arguments->options.if_none_match = if_none_match != 0;
+    return 0;
+}
+
+static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    struct arguments arguments;
+    struct bind_state *state = bind_state_of_type(type, NULL);
+    struct bind_target target;
+    struct bind_transfer transfer;
+    if (!state || parse_arguments(&arguments, args, keywords) ||
+        bind_target_open(&target, state, arguments.uri, true)) {
+        return NULL;
+    }
+    struct writer_object *self = NULL;
+    const char *uri = bind_target_text(&target);
+    if (!bind_transfer_load(&transfer, state, uri, BIND_WRITE, arguments.part_size,
+                            arguments.max_concurrency) &&
+        !bind_options_load(&arguments.options, uri, arguments.metadata)) {
+        self = (struct writer_object *)type->tp_alloc(type, 0);
+    }
+    if (self && (bind_stream_init(&self->stream, target.name, target.bytes) ||
+                 open_put(self, &target, &transfer, &arguments.options))) {
+        Py_CLEAR(self);
+    }
+    bind_options_fini(&arguments.options);
+    bind_target_fini(&target);
+    return (PyObject *)self;
+}
+
+/* --- ends --------------------------------------------------------------------------------- */
+
+static void abort_put(struct writer_object *self, const struct s3d_error *why)
+{
+    struct s3d_put *put = self->put;
+    if (put) {
+        Py_BEGIN_ALLOW_THREADS
+        s3d_put_abort(put, why);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+static void free_put(struct writer_object *self)
+{
+    struct s3d_put *put = self->put;
+    self->put = NULL;
+    if (put) {
+        Py_BEGIN_ALLOW_THREADS
+        s3d_put_free(put);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+/* The first failure ends the upload; `code` is what bind_wait returned. Returns NULL. */
+static PyObject *poison(struct writer_object *self, enum s3d_code code,
+                        const struct s3d_error *error)
+{
+    if (code != S3D_AGAIN) {
+        abort_put(self, error);
+        return bind_stream_fail(&self->stream, error);
+    }
+    PyObject *exception = bind_take_exception();
+    struct s3d_error why;
+    s3d_fail(&why, S3D_CANCELLED, "interrupted: the object was not written");
+    abort_put(self, &why);
+    bind_restore_exception(exception);
+    /* It may have been committed in the last moment: then close() says so. */
+    if (!self->put || !s3d_put_finished(self->put)) {
+        bind_stream_interrupted(&self->stream);
+    }
+    return NULL;
+}
+
+static PyObject *raise_first_failure(struct writer_object *self)
+{
+    return bind_raise(self->stream.state, &self->stream.failure.error,
+                      bind_stream_uri(&self->stream));
+}
+
+static void warn_unclosed(PyObject *object)
+{
+    if (PyErr_ResourceWarning(object, 1,
+                              "unclosed %R: the upload was aborted, nothing was written. Use "
+                              "`with`, or call close()",
+                              object)) {
+        if (PyErr_ExceptionMatches(PyExc_Warning)) {
+            PyErr_WriteUnraisable(object);
+        }
+        PyErr_Clear();
+    }
+}
+
+/* Never commits: an object half written must not become visible because its writer was
+ * dropped. */
+static void writer_finalize(PyObject *object)
+{
+    struct writer_object *self = (struct writer_object *)object;
+    PyObject *exception = bind_take_exception();
+    if (self->put && !self->stream.closed) {
+        if (!self->stream.failure.error.code && !bind_stream_forked(&self->stream) &&
+            !s3d_put_finished(self->put)) {
+            warn_unclosed(object);
+        }
+        self->aborted = true;
+        self->stream.closed = true;
+    }
+    free_put(self);
+    bind_restore_exception(exception);
+}
+
+static void writer_dealloc(PyObject *object)
+{
+    if (PyObject_CallFinalizerFromDealloc(object) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(object);
+    Py_CLEAR(((struct writer_object *)object)->metadata);
+    bind_stream_dealloc((struct bind_stream *)object);
+}
+
+static int writer_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(((struct writer_object *)object)->metadata);
+    return bind_stream_traverse((struct bind_stream *)object, visit, arg);
+}
+
+static int writer_clear(PyObject *object)
+{
+    Py_CLEAR(((struct writer_object *)object)->metadata);
+    bind_stream_clear((struct bind_stream *)object);
+    return 0;
+}
+
+/* --- writing ------------------------------------------------------------------------------ */
+
+/* The stream's lock. 0, or -1 with an exception: forked, or reentrant. */
+static int enter(struct writer_object *self)
+{
+    if (!self->stream.closed && bind_stream_forked(&self->stream)) {
+        bind_stream_raise_forked(&self->stream);
+        return -1;
+    }
+    return bind_lock_enter(&self->stream.lock, (PyObject *)self);
+}
+
+static void leave(struct writer_object *self)
+{
+    bind_lock_leave(&self->stream.lock);
+}
+
+/* NULL with an exception when nothing can be written any more. */
+static int check_writable(struct writer_object *self)
+{
+    if (self->stream.failure.error.code) {
+        raise_first_failure(self);
+        return -1;
+    }
+    if (self->stream.closed) {
+        bind_stream_raise_closed();
+        return -1;
+    }
+    return 0;
+}
+
+struct write_step {
+    struct s3d_put *put;
+    const void *data;
+    size_t length;
+    size_t written;
+};
+
+static enum s3d_code step_write(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct write_step *step = context;
+    return s3d_put_write(step->put, step->data, step->length, &step->written, timeout_ms,
+                         error);
+}
+
+static PyObject *write_view(struct writer_object *self, const Py_buffer *view)
+{
+    struct s3d_error error;
+    struct write_step step = {self->put, view->buf, (size_t)view->len, 0};
+    if (check_writable(self)) {
+        return NULL;
+    }
+    enum s3d_code code = view->len ? bind_wait(step_write, &step, &error) : S3D_OK;
+    if (code) {
+        return poison(self, code, &error);
+    }
+    self->position += (uint64_t)view->len;
+    return PyLong_FromSsize_t(view->len);
+}
+
+static PyObject *writer_write(PyObject *object, PyObject *buffer)
+{
+    struct writer_object *self = (struct writer_object *)object;
+    Py_buffer view;
+    if (bind_buffer_to_read(buffer, &view, "write()")) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    if (!enter(self)) {
+        result = write_view(self, &view);
+        leave(self);
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+/* --- close and abort ---------------------------------------------------------------------- */
+
+static enum s3d_code step_finish(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    return s3d_put_finish(context, timeout_ms, error);
+}
+
+static PyObject *new_metadata(const struct writer_object *self)
+{
+    unsigned long long bytes = s3d_put_bytes(self->put);
+    return Py_BuildValue("{s:K,s:K,s:s,s:O}", "size", bytes, "bytes_written", bytes, "etag",
+                         s3d_put_etag(self->put), "uri", self->stream.name);
+}
+
+static PyObject *raise_aborted(struct writer_object *self)
+{
+    struct s3d_error error;
+    s3d_fail(&error, S3D_CANCELLED,
+             "the write was aborted before close(): nothing was written");
+    return bind_raise(self->stream.state, &error, bind_stream_uri(&self->stream));
+}
+
+static PyObject *commit(struct writer_object *self)
+{
+    struct s3d_error error;
+    enum s3d_code code = bind_wait(step_finish, self->put, &error);
+    if (code) {
+        poison(self, code, &error);
+        if (self->stream.failure.error.code) {
+            self->stream.closed = true;
+        }
+        return NULL;
+    }
+    self->metadata = new_metadata(self);
+    if (!self->metadata) {
+        return NULL; /* no memory; committed all the same, and close() may be called again */
+    }
+    self->stream.closed = true;
+    free_put(self);
+    return Py_NewRef(self->metadata);
+}
+
+static PyObject *close_locked(struct writer_object *self)
+{
+    if (self->metadata) {
+        return Py_NewRef(self->metadata);
+    }
+    if (self->stream.failure.error.code) {
+        self->stream.closed = true;
+        free_put(self);
+        return raise_first_failure(self);
+    }
+    return self->aborted ? raise_aborted(self) : commit(self);
+}
+
+static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct writer_object *self = (struct writer_object *)object;
+    if (self->metadata) {
+        return Py_NewRef(self->metadata);
+    }
+    if (enter(self)) {
+        return NULL;
+    }
+    PyObject *result = close_locked(self);
+    leave(self);
+    return result;
+}
+
+/* A close() that Ctrl-C left just after the commit: too late to abort, close() has to tell. */
+static int keep_late_commit(struct writer_object *self, bool forked)
+{
+    if (forked || self->metadata || !self->put || !s3d_put_finished(self->put)) {
+        return 0;
+    }
+    self->metadata = new_metadata(self);
+    return self->metadata ? 0 : -1;
+}
+
+/* Nothing to do when it has ended before: committed, failed, aborted. */
+static int abort_writer(struct writer_object *self)
+{
+    bool forked =
+        bind_stream_forked(&self->stream); /* then core only forgets; no lock: see reader */
+    if (!forked && bind_lock_enter(&self->stream.lock, (PyObject *)self)) {
+        return -1;
+    }
+    int failed = keep_late_commit(self, forked);
+    if (!self->metadata && !self->stream.failure.error.code) {
+        self->aborted = true;
+    }
+    self->stream.closed = true;
+    free_put(self);
+    if (!forked) {
+        leave(self);
+    }
+    return failed;
+}
+
+static PyObject *writer_abort(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    if (abort_writer((struct writer_object *)object)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *writer_exit(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct writer_object *self = (struct writer_object *)object;
+    if (count != 3) {
+        PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)", count);
+        return NULL;
+    }
+    if (args[0] != Py_None) {
+        if (abort_writer(self)) {
+            return NULL;
+        }
+    } else if (!self->aborted) {
+        PyObject *done = PyObject_CallMethod(object, "close", NULL);
+        if (!done) {
+            return NULL;
+        }
+        Py_DECREF(done);
+    }
+    Py_RETURN_FALSE;
+}
+
+/* --- what it is --------------------------------------------------------------------------- */
+
+/* Nothing to flush before close(): torch flushes even after a failure, so it must not
+ * commit. */
+static PyObject *writer_flush(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    if (((struct bind_stream *)object)->closed) {
+        return bind_stream_raise_closed();
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *writer_tell(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct writer_object *self = (struct writer_object *)object;
+    if (self->stream.closed) {
+        return bind_stream_raise_closed();
+    }
+    return PyLong_FromUnsignedLongLong(self->position);
+}
+
+/* zipfile takes a stream whose seek() raises this as unseekable; ValueError would break it. */
+static PyObject *refuse(PyObject *object, PyObject *const *Py_UNUSED(args),
+                        Py_ssize_t Py_UNUSED(count))
+{
+    struct bind_stream *stream = (struct bind_stream *)object;
+    if (stream->closed) {
+        return bind_stream_raise_closed();
+    }
+    PyErr_Format(
+        stream->state->unsupported_error,
+        "%U: open for writing from start to end only; it cannot be read, sought or cut",
+        stream->name);
+    return NULL;
+}
+
+static PyObject *when_open(PyObject *object, bool answer)
+{
+    return ((struct bind_stream *)object)->closed ? bind_stream_raise_closed()
+                                                  : PyBool_FromLong(answer);
+}
+
+static PyObject *yes(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    return when_open(object, true);
+}
+
+static PyObject *no(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    return when_open(object, false);
+}
+
+static PyObject *get_mode(PyObject *Py_UNUSED(object), void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString("wb");
+}
+
+static PyObject *writer_repr(PyObject *object)
+{
+    struct bind_stream *stream = (struct bind_stream *)object;
+    return PyUnicode_FromFormat("<%s %U%s>", Py_TYPE(object)->tp_name, stream->name,
+                                stream->closed ? " (closed)" : "");
+}
+
+static PyMethodDef writer_methods[] = {
+    {"write", writer_write, METH_O,
+     "write(buffer, /)\n--\n\nTakes all of a C- or F-contiguous buffer of any dtype, in memory "
+     "order.\n\nNothing refers to its memory afterwards. Returns its size in bytes."},
+    {"close", writer_close, METH_NOARGS,
+     "close()\n--\n\nMakes the object visible and returns {size, bytes_written, etag, uri}.\n\n"
+     "Again returns the same dict. After a failure it raises that failure, each time."},
+    {"abort", writer_abort, METH_NOARGS,
+     "abort()\n--\n\nEnds without writing the object; nothing of it stays in the store."},
+    {"flush", writer_flush, METH_NOARGS,
+     "flush()\n--\n\nDoes nothing: an object becomes visible by close() alone."},
+    {"tell", writer_tell, METH_NOARGS, "tell()\n--\n\nBytes written so far."},
+    {"read", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
+    {"read1", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
+    {"readinto", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
+    {"readinto1", BIND_FAST(refuse), METH_FASTCALL,
+     "Not for writers: io.UnsupportedOperation."},
+    {"readline", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
+    {"seek", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
+    {"truncate", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
+    {"readable", no, METH_NOARGS, "readable()\n--\n\nFalse."},
+    {"seekable", no, METH_NOARGS, "seekable()\n--\n\nFalse."},
+    {"writable", yes, METH_NOARGS, "writable()\n--\n\nTrue."},
+    {"__exit__", BIND_FAST(writer_exit), METH_FASTCALL,
+     "Commits after a clean body, aborts after an exception, which goes on."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef writer_getters[] = {
+    {"mode", get_mode, NULL, "\"wb\"", NULL},
+    BIND_STREAM_GETTERS,
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot writer_slots[] = {
+    {Py_tp_doc,
+     (void *)(uintptr_t) "ObjectWriter(uri, *, part_size=None, max_concurrency=None, "
+                         "content_type=None, content_encoding=None, storage_class=None, "
+                         "metadata=None, if_none_match=False)\n"
+                         "--\n\nAn object being written; close() makes it visible."},
+    {Py_tp_new, writer_new},
+    {Py_tp_dealloc, writer_dealloc},
+    {Py_tp_finalize, writer_finalize},
+    {Py_tp_traverse, writer_traverse},
+    {Py_tp_clear, writer_clear},
+    {Py_tp_repr, writer_repr},
+    {Py_tp_methods, writer_methods},
+    {Py_tp_getset, writer_getters},
+    {0, NULL},
+};
+
+static PyType_Spec writer_spec = {
+    .name = "s3dlio_np._native.ObjectWriter",
+    .basicsize = sizeof(struct writer_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = writer_slots,
+};
+
+int bind_writer_init(PyObject *module, struct bind_state *state)
+{
+    state->writer_type = bind_stream_type(module, state, &writer_spec);
+    return state->writer_type ? PyModule_AddType(module, state->writer_type) : -1;
+}

@@ -1,0 +1,65 @@
+"""Object storage for NumPy, pickle and anything else that reads and writes binary files.
+
+    import numpy as np, s3dlio_np
+
+    with s3dlio_np.open("s3://bucket/run/arrays.npz", "wb") as f:
+        np.savez(f, weights=weights)
+    arrays = np.load(s3dlio_np.open("s3://bucket/run/arrays.npz"))
+
+URIs: s3://bucket/key, file:///path, and plain paths. An object appears whole, when its stream is
+closed cleanly, or not at all.
+"""
+
+from s3dlio_np._errors import (
+    AccessDeniedError,
+    IntegrityError,
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StorageError,
+)
+from s3dlio_np._native import ObjectReader, ObjectWriter
+from s3dlio_np._objects import (
+    ObjectInfo,
+    delete,
+    exists,
+    get_bytes,
+    get_bytes_view,
+    get_into,
+    list,
+    put,
+    stat,
+)
+from s3dlio_np._open import PyObjectStream, S3OutputStream, WriteResult, open, open_stream
+from s3dlio_np._options import WriterOptions
+from s3dlio_np._settings import configure, stats
+from s3dlio_np._version import __version__
+
+__all__ = [
+    "AccessDeniedError",
+    "IntegrityError",
+    "ObjectChangedError",
+    "ObjectExistsError",
+    "ObjectInfo",
+    "ObjectNotFoundError",
+    "ObjectReader",
+    "ObjectWriter",
+    "PyObjectStream",
+    "S3OutputStream",
+    "StorageError",
+    "WriteResult",
+    "WriterOptions",
+    "__version__",
+    "configure",
+    "delete",
+    "exists",
+    "get_bytes",
+    "get_bytes_view",
+    "get_into",
+    "list",
+    "open",
+    "open_stream",
+    "put",
+    "stat",
+    "stats",
+]

@@ -1,0 +1,159 @@
+"""Whole objects: their bytes, what the store knows of them, and their end."""
+
+from __future__ import annotations
+
+import builtins
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, TypedDict, overload
+
+from s3dlio_np import _native
+from s3dlio_np._open import WriteResult, open_writer
+from s3dlio_np._options import WriterOptions
+from s3dlio_np._typing import Uri
+
+if TYPE_CHECKING:
+    from s3dlio_np._typing import AnyBuffer
+
+
+class ObjectInfo(TypedDict):
+    """One object as its store describes it; last_modified is in UTC, None where not told."""
+
+    size: int
+    etag: str
+    last_modified: datetime | None
+    uri: str
+
+
+def stat(uri: Uri) -> ObjectInfo:
+    """Size in bytes, ETag and time of an object, by one request.
+
+    Raises FileNotFoundError, PermissionError or another StorageError; ValueError for a wrong URI.
+    """
+    return _native.stat(uri)
+
+
+def exists(uri: Uri) -> bool:
+    """Whether the object is there, by one request.
+
+    Raises PermissionError or another StorageError when the store does not say; ValueError for a
+    wrong URI.
+    """
+    try:
+        _native.stat(uri)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def list(uri: Uri) -> builtins.list[ObjectInfo]:
+    """All objects whose key begins with the URI's, in the store's order.
+
+    uri: s3://bucket/prefix (the prefix may be empty, "/" has no special meaning), file:///path or a
+    path. Each result's uri opens that object. Raises what stat() raises.
+    """
+    return _native.list(uri)
+
+
+def delete(uri: Uri) -> None:
+    """Deletes an object. One that is not there counts as deleted, as in S3.
+
+    Raises PermissionError or another StorageError; ValueError for a wrong URI.
+    """
+    _native.delete(uri)
+
+
+def put(uri: Uri, buffer: AnyBuffer, *, options: WriterOptions | None = None) -> WriteResult:
+    """Writes one C- or F-contiguous buffer of any dtype as an object, whole or not at all.
+
+    The bytes are those of its memory, in memory order; large parts are sent from there without a
+    copy, and nothing refers to it afterwards. Returns {size, bytes_written, etag, uri}. Raises
+    TypeError for no buffer, ValueError for one that is not contiguous, else what open() raises.
+    """
+    with open_writer(uri, None, None, options) as stream:
+        stream.write(buffer)
+    return stream.close()
+
+
+def get_into(
+    uri: Uri,
+    buffer: AnyBuffer,
+    *,
+    offset: int = 0,
+    length: int | None = None,
+    part_size: int | None = None,
+    max_concurrency: int | None = None,
+) -> int:
+    """Reads a range of an object straight into the caller's memory, in parallel requests.
+
+    buffer: writable and contiguous, of any dtype; its first bytes are filled. offset: the first byte
+    wanted. length: bytes wanted, which the object must have; None: all from offset on (one request
+    more, to learn the size). Returns how many bytes were read.
+
+    Raises ValueError when they do not fit into the buffer, TypeError for read-only memory,
+    ObjectChangedError when the object was replaced meanwhile (the buffer then holds anything), else
+    what open() raises.
+    """
+    return _native.get_into(
+        uri,
+        buffer,
+        offset=offset,
+        length=length,
+        part_size=part_size,
+        max_concurrency=max_concurrency,
+    )
+
+
+def get_bytes_view(
+    uri: Uri, *, concurrent: int | None = None, part_size: int | None = None
+) -> memoryview:
+    """Reads a whole object; the result is a read-only view of page memory of its own, no copy.
+
+    concurrent: requests in flight at once; part_size: bytes in each. None: the settings
+    S3DLIO_GET_*. The memory goes back to the system with the last view. Raises what open() raises.
+    """
+    return _native.get_view(
+        uri, writable=False, part_size=part_size, max_concurrency=concurrent
+    )
+
+
+@overload
+def get_bytes(
+    uri: Uri,
+    *,
+    writable: Literal[False] = False,
+    concurrent: int | None = None,
+    part_size: int | None = None,
+) -> bytes: ...
+@overload
+def get_bytes(
+    uri: Uri,
+    *,
+    writable: Literal[True],
+    concurrent: int | None = None,
+    part_size: int | None = None,
+) -> memoryview: ...
+@overload
+def get_bytes(
+    uri: Uri,
+    *,
+    writable: bool,
+    concurrent: int | None = None,
+    part_size: int | None = None,
+) -> bytes | memoryview: ...
+def get_bytes(
+    uri: Uri,
+    *,
+    writable: bool = False,
+    concurrent: int | None = None,
+    part_size: int | None = None,
+) -> bytes | memoryview:
+    """Reads a whole object into a bytes object's own memory, or into writable memory.
+
+    writable: a writable memoryview over page memory of its own instead of bytes; no copy either
+    way. The rest as for get_bytes_view().
+    """
+    if writable:
+        return _native.get_view(
+            uri, writable=True, part_size=part_size, max_concurrency=concurrent
+        )
+    return _native.get_bytes(uri, part_size=part_size, max_concurrency=concurrent)

@@ -1,0 +1,97 @@
+"""How an object is to be written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import index
+from typing import TypedDict
+
+# Header names are tokens (RFC 9110, section 5.6.2); values go over the wire as ASCII.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+_METADATA_MAX_BYTES = 2048  # S3's limit on names and values together
+
+
+class _NativeOptions(TypedDict):
+    content_type: str | None
+    content_encoding: str | None
+    storage_class: str | None
+    metadata: tuple[str, ...] | None
+    if_none_match: bool
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """Options of a write; hand it to open(), put() or s3dlio_torch.save().
+
+    part_size: bytes in each of the first parts of an upload, 5 MiB to 5 GiB; None: the setting
+        S3DLIO_PUT_PART_SIZE.
+    max_concurrency: parts in flight at once, 1 to 1024; None: S3DLIO_PUT_INFLIGHT.
+    content_type, content_encoding, storage_class: stored with the object; None: the store's default.
+    metadata: the user's own names and values, ASCII, at most 2 KiB together.
+    if_none_match: create only; writing an existing object is an ObjectExistsError.
+
+    Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
+    are checked when the object is opened.
+    """
+
+    part_size: int | None = None
+    max_concurrency: int | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    storage_class: str | None = None
+    if_none_match: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("part_size", "max_concurrency"):
+            number = getattr(self, name)
+            if number is not None and index(number) < 1:
+                raise ValueError(f"{name} is {number!r}, but must be at least 1")
+        for name in ("content_type", "content_encoding", "storage_class"):
+            text = getattr(self, name)
+            if text is not None:
+                _check_value(name, text)
+        if not isinstance(self.if_none_match, bool):
+            raise TypeError(f"if_none_match must be a bool, not {self.if_none_match!r}")
+        _check_metadata(self.metadata)
+        # A copy, so that the caller's mapping may change afterwards.
+        object.__setattr__(self, "metadata", dict(self.metadata))
+
+
+def _check_value(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str, not {type(text).__name__}")
+    if not _VALUE.fullmatch(text):
+        raise ValueError(f"{name} is {text!r}, but must be printable ASCII")
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
+    for name, value in metadata.items():
+        if not isinstance(name, str):
+            raise TypeError(f"metadata names must be str, not {type(name).__name__}")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"metadata name {name!r} must be letters, digits and -_. only")
+        _check_value(f"metadata[{name!r}]", value)
+    size = sum(len(name) + len(value) for name, value in metadata.items())
+    if size > _METADATA_MAX_BYTES:
+        raise ValueError(
+            f"metadata has {size} bytes, but at most {_METADATA_MAX_BYTES} are allowed"
+        )
+
+
+def native_options(options: WriterOptions | None) -> _NativeOptions:
+    """As keyword arguments of the engine's writer, but part_size and max_concurrency."""
+    options = options or WriterOptions()
+    pairs = tuple(text for pair in options.metadata.items() for text in pair)
+    return {
+        "content_type": options.content_type,
+        "content_encoding": options.content_encoding,
+        "storage_class": options.storage_class,
+        "metadata": pairs or None,
+        "if_none_match": options.if_none_match,
+    }

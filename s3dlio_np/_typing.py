@@ -1,0 +1,15 @@
+"""Names for annotations."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from typing_extensions import Buffer
+
+    # NumPy says that its arrays are buffers from Python 3.12 on.
+    AnyBuffer = Buffer | np.ndarray[Any, Any]
+
+Uri = str | os.PathLike[str]
