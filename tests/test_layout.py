@@ -24,6 +24,7 @@ OWNERS = {
     r"curl/": r"backends/http\w*\.c",
     r"openssl/": r"backends/(auth|http)\w*\.c",
     r"libxml/": r"backends/xml\.c",
+    r"isa-l": r"formats/crc\.c",
     r"Python\.h": r"bind/\w+\.[ch]",
 }
 FORBIDDEN_CALL = re.compile(
@@ -93,6 +94,8 @@ def test_allocation_and_string_functions_stay_in_mem() -> None:
         ("backends/s3.c", "# include <openssl/hmac.h>"),
         ("backends/http.h", "#include <curl/curl.h>"),
         ("backends/s3.c", "#include <libxml/parser.h>"),
+        ("formats/zip_read.c", "#include <isa-l/crc.h>"),
+        ("bind/capi.c", "#include <isa-l.h>"),
         ("core/mem.c", "#include <Python.h>"),
         ("bind/np_module.c", '#include "backends/http.h"'),
     ],
@@ -108,6 +111,7 @@ def test_a_wrong_include_is_caught(name: str, line: str) -> None:
         ("formats/zip.c", '#include "core/mem.h"'),
         ("backends/http_curl.c", "#include <curl/curl.h>"),
         ("backends/auth_sigv4.c", "#include <openssl/hmac.h>"),
+        ("formats/crc.c", "#include <isa-l/crc.h>"),
         ("bind/np_module.c", '#include "backends/open.h"'),
     ],
 )

@@ -1,0 +1,57 @@
+/* Runs every file of tests/fuzz/corpus/NAME through the fuzz target of that format. A new
+ * target is included under a name of its own and gets a line in main. From the top of the
+ * tree. */
+#include "test.h"
+
+#define LLVMFuzzerTestOneInput fuzz_zip_read
+#include "../fuzz/fuzz_zip_read.c"
+#undef LLVMFuzzerTestOneInput
+
+#include <dirent.h>
+
+typedef int (*target_fn)(const uint8_t *data, size_t size);
+
+static void replay_file(const char *path, target_fn target)
+{
+    FILE *stream = fopen(path, "rb");
+    CHECK(stream && fseek(stream, 0, SEEK_END) == 0);
+    size_t length = (size_t)ftell(stream);
+    rewind(stream);
+    uint8_t *data = malloc(length ? length : 1);
+    CHECK(data && fread(data, 1, length, stream) == length);
+    fclose(stream);
+    target(data, length);
+    free(data);
+}
+
+static void replay(const char *name, target_fn target)
+{
+    char path[512];
+    snprintf(path, sizeof path, "tests/fuzz/corpus/%s", name);
+    DIR *folder = opendir(path);
+    if (!folder) {
+        fprintf(stderr, "cannot read %s: run the tests from the top of the tree\n", path);
+        exit(1);
+    }
+    unsigned count = 0;
+    for (const struct dirent *file = readdir(folder); file; file = readdir(folder)) {
+        if (file->d_name[0] == '.') {
+            continue;
+        }
+        int length = snprintf(path, sizeof path, "tests/fuzz/corpus/%s/%s", name, file->d_name);
+        CHECK(length > 0 && (size_t)length < sizeof path);
+        printf("%s\n", path); /* the one it crashed on is the last one printed */
+        fflush(stdout);
+        replay_file(path, target);
+        count++;
+    }
+    closedir(folder);
+    CHECK(count > 0);
+    printf("ok %s: %u files\n", name, count);
+}
+
+int main(void)
+{
+    replay("zip", fuzz_zip_read);
+    return 0;
+}
