@@ -83,6 +83,9 @@ static const struct {
     {"BadDigest", S3D_INTEGRITY},
     {"XAmzContentSHA256Mismatch", S3D_INTEGRITY},
     {"InvalidRange", S3D_RANGE},
+    {"InvalidToken", S3D_DENIED},
+    {"ExpiredToken", S3D_DENIED},
+    {"TokenRefreshRequired", S3D_DENIED},
 };
 
 static enum s3d_code code_of_status(const struct s3d_request *request, int status)
@@ -109,6 +112,9 @@ static const char *advice(enum s3d_code code, int status, const char *server_cod
     }
     if (strcmp(server_code, "InvalidAccessKeyId") == 0) {
         return "; check the access key (AWS_ACCESS_KEY_ID)";
+    }
+    if (strstr(server_code, "Token")) {
+        return "; get new temporary credentials (AWS_SESSION_TOKEN)";
     }
     if (strcmp(server_code, "RequestTimeTooSkewed") == 0) {
         return "; set this machine's clock";

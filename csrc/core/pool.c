@@ -7,6 +7,7 @@
 #include "core/stats.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -382,6 +383,22 @@ static enum s3d_code wait_opened(struct s3d_pool *pool, struct s3d_error *error)
     return code;
 }
 
+/* Starts a thread that takes no signals: they are for the program's own threads. Those that a fault
+ * raises in the thread itself stay. */
+static int start_thread(struct s3d_worker *worker)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        sigdelset(&all, own[i]);
+    }
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failure = pthread_create(&worker->thread, NULL, worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return failure;
+}
+
 static unsigned thread_count(const struct s3d_config *config)
 {
     if (config->threads) {
@@ -418,7 +435,7 @@ enum s3d_code s3d_pool_new(struct s3d_pool **out, const struct s3d_driver_ops *o
     }
     for (unsigned i = 0; i < threads; i++) {
         pool->workers[i].pool = pool;
-        int failure = pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]);
+        int failure = start_thread(&pool->workers[i]);
         if (failure) {
             code = s3d_fail_errno(error, failure, "could not start I/O thread %u of %u", i + 1,
                                   threads);

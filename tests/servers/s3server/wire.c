@@ -41,20 +41,14 @@ static size_t slice(const struct s3s_wire *wire, uint64_t wanted)
 }
 
 // The due time advances by what the bytes should take, so a sleep that lasts too long is made up for by the next.
-// Sleeps are at most a second, for the server's stop to be noticed.
+// A stop of the server, which shuts the socket down, ends the wait.
 static bool pace(struct s3s_wire *wire, size_t bytes)
 {
     if (!wire->bytes_per_s)
         return true;
     wire->due_ns += (int64_t)((double)bytes * 1e9 / (double)wire->bytes_per_s);
-    int64_t left;
-    while ((left = wire->due_ns - s3s_clock_ns()) > 1000000000) {
-        if (!s3s_wire_wait(wire, 1000000000))
-            return false;
-    }
-    if (left > 0)
-        sleep_until(wire->due_ns);
-    return true;
+    int64_t left = wire->due_ns - s3s_clock_ns();
+    return left <= 0 || s3s_wire_wait(wire, left);
 }
 
 static void count(const struct s3s_wire *wire, int64_t bytes)
