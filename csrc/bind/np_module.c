@@ -4,6 +4,7 @@
 #include "bind/capi.h"
 #include "bind/errors.h"
 #include "bind/reader.h"
+#include "bind/wait.h"
 #include "bind/writer.h"
 #include "core/engine.h"
 
@@ -15,6 +16,7 @@
  * end. */
 static PyObject *shut_down(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
+    bind_exit_begins();
     Py_BEGIN_ALLOW_THREADS
     s3d_engine_shutdown();
     Py_END_ALLOW_THREADS

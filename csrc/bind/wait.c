@@ -1,20 +1,73 @@
 #include "bind/wait.h"
 
-/* Short enough for Ctrl-C to feel immediate, long enough to cost nothing. */
-enum { SLICE_MS = 50 };
+#include <stdatomic.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SLICE_MS = 50,       /* short enough for Ctrl-C, long enough to cost nothing */
+    EXIT_WAIT_MS = 2000, /* for exit handlers that run after ours */
+    EXIT_LOOK_MS = 2
+};
+
+/* --- the interpreter's end ---------------------------------------------------------------- */
+
+static atomic_bool exiting;
+static atomic_ulong exiting_thread;
+
+void bind_exit_begins(void)
+{
+    atomic_store(&exiting_thread, PyThread_get_thread_ident());
+    atomic_store(&exiting, true);
+}
+
+static bool is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
+/* Without the GIL; see bind_exit_begins. */
+static void stay_behind_at_exit(void)
+{
+    const struct timespec pause_time = {.tv_nsec = EXIT_LOOK_MS * 1000000L};
+    if (!atomic_load(&exiting) || PyThread_get_thread_ident() == atomic_load(&exiting_thread)) {
+        return;
+    }
+    for (int waited_ms = 0; waited_ms < EXIT_WAIT_MS; waited_ms += EXIT_LOOK_MS) {
+        while (is_finalizing()) {
+            pause();
+        }
+        nanosleep(&pause_time, NULL);
+    }
+}
+
+/* --- waiting ------------------------------------------------------------------------------ */
+
+static enum s3d_code run_step(bind_step *step, void *context, struct s3d_error *error)
+{
+    enum s3d_code code = step(context, SLICE_MS, error);
+    stay_behind_at_exit();
+    return code;
+}
 
 enum s3d_code bind_wait(bind_step *step, void *context, struct s3d_error *error)
 {
     for (;;) {
         enum s3d_code code;
         Py_BEGIN_ALLOW_THREADS
-        code = step(context, SLICE_MS, error);
+        code = run_step(step, context, error);
         Py_END_ALLOW_THREADS
         if (code != S3D_AGAIN || PyErr_CheckSignals()) {
             return code;
         }
     }
 }
+
+/* --- a stream's lock ---------------------------------------------------------------------- */
 
 int bind_lock_init(struct bind_lock *lock)
 {

@@ -18,6 +18,15 @@ typedef enum s3d_code bind_step(void *context, int64_t timeout_ms, struct s3d_er
  */
 S3D_MUST_USE enum s3d_code bind_wait(bind_step *step, void *context, struct s3d_error *error);
 
+/*
+ * Called by the thread that ends the interpreter, before the engine shuts down. From then on
+ * other (daemon) threads that come back from core in bind_wait wait a while for the interpreter
+ * to go down, and then for ever: taking the GIL would end them by pthread_exit, which is
+ * std::terminate for the C++ frames of a torch.save below (CPython before 3.14). When the
+ * interpreter does not go down soon, because an exit handler waits for them, they go on.
+ */
+void bind_exit_begins(void);
+
 /* A stream's lock. Threads wait for each other; the same thread again (a signal handler) is a
  * RuntimeError, as in CPython's buffered files. */
 struct bind_lock {
