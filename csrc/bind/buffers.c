@@ -2,6 +2,8 @@
 
 #include "core/mem.h"
 
+#include <string.h>
+
 /* --- callers' buffers --------------------------------------------------------------------- */
 
 /* Replaces the exporter's own words, which differ from one to the next, by ours. */
@@ -35,11 +37,44 @@ static void explain(PyObject *object, const char *what, bool fill)
     }
 }
 
+/* True for arrays whose bytes are pointers to Python objects, and views of such; -1: exception. */
+static int holds_objects(PyObject *object)
+{
+    if (PyMemoryView_Check(object)) {
+        const char *format = PyMemoryView_GET_BUFFER(object)->format;
+        return format && strchr(format, 'O') != NULL;
+    }
+    PyObject *dtype = PyObject_GetAttrString(object, "dtype");
+    PyObject *answer = dtype ? PyObject_GetAttrString(dtype, "hasobject") : NULL;
+    int holds = answer ? PyObject_IsTrue(answer) : 0;
+    if (!answer && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear(); /* no array */
+    }
+    Py_XDECREF(dtype);
+    Py_XDECREF(answer);
+    return PyErr_Occurred() ? -1 : holds;
+}
+
+static int refuse_objects(PyObject *object, const char *what)
+{
+    int holds = holds_objects(object);
+    if (holds > 0) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s: an array of Python objects has no bytes of its own: use pickle, or "
+                     "np.save and np.load with allow_pickle=True",
+                     what);
+    }
+    return holds ? -1 : 0;
+}
+
 static int get_buffer(PyObject *object, Py_buffer *view, const char *what, bool fill)
 {
     if (!PyObject_CheckBuffer(object)) {
         PyErr_Format(PyExc_TypeError, "%s needs a bytes-like object, not %.200s", what,
                      Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    if (refuse_objects(object, what)) {
         return -1;
     }
     if (PyObject_GetBuffer(object, view,

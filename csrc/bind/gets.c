@@ -67,8 +67,25 @@ static struct s3d_get_plan plan_of(const struct bind_target *target,
 
 struct into_arguments {
     PyObject *uri, *buffer, *length, *part_size, *max_concurrency;
-    unsigned long long offset;
+    uint64_t offset;
 };
+
+/* A count of bytes, 0 to 2^64 - 1; anything else is a ValueError naming argument and URI. */
+static int parse_bytes(PyObject *argument, const char *name, PyObject *uri, uint64_t *bytes)
+{
+    PyObject *index = PyNumber_Index(argument);
+    if (!index) {
+        return -1;
+    }
+    *bytes = PyLong_AsUnsignedLongLong(index);
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "%S: %s is %S, but must lie between 0 and 2**64 - 1", uri,
+                     name, index);
+    }
+    Py_DECREF(index);
+    return PyErr_Occurred() ? -1 : 0;
+}
 
 static int parse_into(struct into_arguments *a, PyObject *args, PyObject *keywords)
 {
@@ -81,12 +98,7 @@ static int parse_into(struct into_arguments *a, PyObject *args, PyObject *keywor
                                      &a->max_concurrency)) {
         return -1;
     }
-    if (offset) {
-        PyObject *index = PyNumber_Index(offset);
-        a->offset = index ? PyLong_AsUnsignedLongLong(index) : 0;
-        Py_XDECREF(index);
-    }
-    return PyErr_Occurred() ? -1 : 0;
+    return offset ? parse_bytes(offset, "offset", a->uri, &a->offset) : 0;
 }
 
 /* How many bytes are wanted: the argument, or all from offset on (asking for the size; *object
@@ -96,10 +108,7 @@ static int wanted_bytes(const struct bind_state *state, const struct bind_target
                         struct s3d_object *object)
 {
     if (a->length != Py_None) {
-        PyObject *index = PyNumber_Index(a->length);
-        *bytes = index ? PyLong_AsUnsignedLongLong(index) : 0;
-        Py_XDECREF(index);
-        if (PyErr_Occurred()) {
+        if (parse_bytes(a->length, "length", a->uri, bytes)) {
             return -1;
         }
         if (*bytes) {
@@ -115,7 +124,7 @@ static int wanted_bytes(const struct bind_state *state, const struct bind_target
     if (!failed && a->offset > object->size_bytes) {
         struct s3d_error error;
         s3d_fail(&error, S3D_RANGE, "offset %llu lies past the end: the object has %llu bytes",
-                 a->offset, (unsigned long long)object->size_bytes);
+                 (unsigned long long)a->offset, (unsigned long long)object->size_bytes);
         bind_raise(state, &error, bind_target_text(target));
         return -1;
     }

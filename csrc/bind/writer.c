@@ -385,6 +385,24 @@ static PyObject *writer_abort(PyObject *object, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/*
+ * zipfile and torch go on after a Ctrl-C, fail on the stream that it has ended, and let that failure
+ * out of the `with` body: then the interrupt is raised in its place. 0, or -1 with the exception.
+ */
+static int raise_hidden_interrupt(const struct writer_object *self, PyObject *passing)
+{
+    PyObject *interrupt = self->stream.failure.interrupt;
+    if (!interrupt || interrupt == passing ||
+        PyErr_GivenExceptionMatches(interrupt, PyExc_Exception)) {
+        return 0;
+    }
+    if (PyExceptionInstance_Check(passing)) {
+        PyException_SetCause(interrupt, Py_NewRef(passing));
+    }
+    PyErr_SetObject((PyObject *)Py_TYPE(interrupt), interrupt);
+    return -1;
+}
+
 static PyObject *writer_exit(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     struct writer_object *self = (struct writer_object *)object;
@@ -393,7 +411,7 @@ static PyObject *writer_exit(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     }
     if (args[0] != Py_None) {
-        if (abort_writer(self)) {
+        if (abort_writer(self) || raise_hidden_interrupt(self, args[1])) {
             return NULL;
         }
     } else if (!self->aborted) {
