@@ -20,14 +20,14 @@ static enum s3d_code fail_openssl(struct s3d_error *error, const char *what)
     return s3d_fail(error, S3D_INTERNAL, "OpenSSL could not compute %s", what);
 }
 
-static void write_hex(char *hex, const unsigned char digest[DIGEST_BYTES])
+static void write_hex(char *hex, const unsigned char *digest, size_t length)
 {
     static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < DIGEST_BYTES; i++) {
+    for (size_t i = 0; i < length; i++) {
         hex[2 * i] = digits[digest[i] >> 4];
         hex[2 * i + 1] = digits[digest[i] & 15];
     }
-    hex[(size_t)2 * DIGEST_BYTES] = '\0';
+    hex[2 * length] = '\0';
 }
 
 static bool hash_spans(EVP_MD_CTX *context, const struct s3d_span *spans, size_t count,
@@ -55,8 +55,18 @@ enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX], const struct s3d_span *sp
         hex[0] = '\0';
         return fail_openssl(error, "SHA-256");
     }
-    write_hex(hex, digest);
+    write_hex(hex, digest, DIGEST_BYTES);
     return S3D_OK;
+}
+
+bool s3d_md5_hex(char hex[S3D_MD5_HEX], const void *data, size_t length)
+{
+    unsigned char digest[S3D_MD5_BYTES];
+    if (!EVP_Digest(data, length, digest, NULL, EVP_md5(), NULL)) {
+        return false;
+    }
+    write_hex(hex, digest, S3D_MD5_BYTES);
+    return true;
 }
 
 /* Two decimal digits of a value that gmtime_r keeps below 100. */
@@ -214,7 +224,7 @@ static enum s3d_code sign(const struct s3d_sigv4 *request, const struct s3d_str 
                     hmac_text(key, "aws4_request") &&
                     hmac(key, DIGEST_BYTES, text->data, text->length, key);
         if (done) {
-            write_hex(hex, key);
+            write_hex(hex, key, DIGEST_BYTES);
         } else {
             code = fail_openssl(error, "HMAC-SHA-256");
         }

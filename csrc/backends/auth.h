@@ -14,6 +14,11 @@ enum { S3D_SHA256_HEX = 65, S3D_AMZ_DATE = 17 };
 S3D_MUST_USE enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX], const struct s3d_span *spans,
                                           size_t count, struct s3d_error *error);
 
+/* Lower-case hex of MD5, for ETags that stores define by it, never for security. False: not to be
+ * had, as where the system allows no MD5. */
+enum { S3D_MD5_BYTES = 16, S3D_MD5_HEX = 33 };
+bool s3d_md5_hex(char hex[S3D_MD5_HEX], const void *data, size_t length);
+
 /* "20260131T235959Z" */
 void s3d_amz_date(char date[S3D_AMZ_DATE], int64_t unix_s);
 

@@ -1,9 +1,11 @@
 #include "backends/s3.h"
 
+#include "backends/auth.h"
 #include "backends/backends.h"
 #include "core/config.h"
 #include "core/mem.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -28,7 +30,46 @@ static void s3_close(struct s3d_store *base)
     s3d_free(store);
 }
 
-static const struct s3d_store_ops s3_ops = {.driver = &s3d_http_driver, .close = s3_close};
+/* The MD5 that a part's ETag is, where it is one (not so with SSE-KMS). */
+static bool part_digest(const char *etag, unsigned char digest[S3D_MD5_BYTES])
+{
+    static const char digits[] = "0123456789abcdef";
+    if (strlen(etag) != S3D_MD5_HEX - 1 + 2 || etag[0] != '"' || etag[S3D_MD5_HEX] != '"') {
+        return false;
+    }
+    for (size_t i = 0; i < S3D_MD5_BYTES; i++) {
+        const char *high = strchr(digits, etag[2 * i + 1]);
+        const char *low = strchr(digits, etag[2 * i + 2]);
+        if (!high || !low) {
+            return false;
+        }
+        digest[i] = (unsigned char)((high - digits) << 4 | (low - digits));
+    }
+    return true;
+}
+
+/* S3's rule for uploads in parts: the MD5 of the parts' MD5s, and how many there are. */
+static bool s3_upload_etag(const struct s3d_part *parts, size_t count, char etag[S3D_ETAG_MAX])
+{
+    unsigned char *digests = s3d_alloc_zeroed(count, S3D_MD5_BYTES);
+    bool known = digests != NULL;
+    for (size_t i = 0; known && i < count; i++) {
+        known = part_digest(parts[i].etag, digests + i * S3D_MD5_BYTES);
+    }
+    char hex[S3D_MD5_HEX];
+    known = known && s3d_md5_hex(hex, digests, count * S3D_MD5_BYTES);
+    if (known) {
+        snprintf(etag, S3D_ETAG_MAX, "\"%s-%zu\"", hex, count);
+    }
+    s3d_free(digests);
+    return known;
+}
+
+static const struct s3d_store_ops s3_ops = {
+    .driver = &s3d_http_driver,
+    .close = s3_close,
+    .upload_etag = s3_upload_etag,
+};
 
 /* "scheme://authority" without a trailing slash; a path behind it is refused. */
 static enum s3d_code check_endpoint(const char *endpoint, const char **authority,

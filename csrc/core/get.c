@@ -7,13 +7,24 @@
 
 #include <string.h>
 
+/* Segments closer than this are read by one request, and what lies between them is dropped. */
+enum { GAP_MAX_BYTES = 64 * 1024 };
+
+/* What one request reads: [offset, offset + length), from `segment` on. */
+struct range {
+    uint64_t offset_bytes, length_bytes;
+    size_t first_segment;
+    bool ready; /* locked{latch} */
+};
+
 /* One range in flight; used again for later ranges. */
 struct slot {
     struct s3d_get *get;
     struct s3d_request request;
-    struct s3d_span span;
-    size_t range;  /* which one; locked{latch} */
-    bool active;   /* locked{latch} */
+    struct s3d_span *spans; /* get->spans_max of them */
+    char *gap;              /* where bytes between segments go; NULL when there are none */
+    struct range *range;    /* locked{latch} */
+    bool active;            /* locked{latch} */
 };
 
 struct s3d_get {
@@ -21,16 +32,18 @@ struct s3d_get {
     struct s3d_store *store;
     char *key;
     char *if_match;
-    char *data;
-    uint64_t offset_bytes, length_bytes, range_bytes;
+    s3d_get_piece *piece;
+    void *context;
+    struct s3d_segment *segments;
+    size_t segment_count;
+    struct range *ranges; /* ascending */
     size_t range_count;
-    size_t slot_count;
+    size_t spans_max;
     struct slot *slots;
+    size_t slot_count;
     /* locked{latch} */
     struct s3d_latch latch;
-    size_t next_range;    /* the first one not started yet */
-    size_t ready_count;   /* ranges done from the front without a gap */
-    unsigned char *ready; /* range_count flags */
+    size_t next_range;        /* the first one not started yet */
     struct s3d_object object; /* the version of the first answer */
     struct s3d_error failure; /* the first one */
     bool stopping;
@@ -41,6 +54,129 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static uint64_t segment_end(const struct s3d_segment *segment)
+{
+    return segment->offset_bytes + segment->length_bytes;
+}
+
+/* ---- planning ---- */
+
+static enum s3d_code check_segments(const struct s3d_get_plan *plan, struct s3d_error *error)
+{
+    uint64_t at = 0;
+    for (size_t i = 0; i < plan->segment_count; i++) {
+        const struct s3d_segment *segment = &plan->segments[i];
+        if (segment->offset_bytes < at ||
+            segment->length_bytes > UINT64_MAX - segment->offset_bytes) {
+            return s3d_fail(error, S3D_INVALID, "segment %zu lies before the end of the last",
+                            i);
+        }
+        at = segment_end(segment);
+    }
+    return S3D_OK;
+}
+
+/* The first segment after `i` that does not belong to its run of neighbours. Empty segments need no
+ * request: they neither join others nor part them. */
+static size_t run_end(const struct s3d_get_plan *plan, size_t i)
+{
+    uint64_t end = segment_end(&plan->segments[i]);
+    for (i++; i < plan->segment_count; i++) {
+        const struct s3d_segment *next = &plan->segments[i];
+        if (next->length_bytes && next->offset_bytes - end > GAP_MAX_BYTES) {
+            break;
+        }
+        end = next->length_bytes ? segment_end(next) : end;
+    }
+    return i;
+}
+
+/* Cuts one run into ranges: counts them, and writes them where `ranges` is not NULL. */
+static size_t cut_run(const struct s3d_get_plan *plan, size_t first, size_t end,
+                      uint64_t range_bytes, struct range *ranges)
+{
+    while (end > first && !plan->segments[end - 1].length_bytes) {
+        end--;
+    }
+    if (end == first) {
+        return 0;
+    }
+    uint64_t at = plan->segments[first].offset_bytes;
+    uint64_t stop = segment_end(&plan->segments[end - 1]);
+    size_t count = 0;
+    while (at < stop) {
+        while (!plan->segments[first].length_bytes ||
+               segment_end(&plan->segments[first]) <= at) {
+            first++;
+        }
+        /* A range begins with a segment's byte, not in a gap. */
+        at = at < plan->segments[first].offset_bytes ? plan->segments[first].offset_bytes : at;
+        uint64_t length = least(range_bytes, stop - at);
+        if (ranges) {
+            ranges[count] = (struct range){at, length, first, false};
+        }
+        at += length;
+        count++;
+    }
+    return count;
+}
+
+static size_t cut_all(const struct s3d_get_plan *plan, uint64_t range_bytes,
+                      struct range *ranges)
+{
+    size_t count = 0;
+    for (size_t first = 0; first < plan->segment_count;) {
+        size_t end = run_end(plan, first);
+        count += cut_run(plan, first, end, range_bytes, ranges ? ranges + count : NULL);
+        first = end;
+    }
+    return count;
+}
+
+/*
+ * Splits a range into spans: pieces of segments, and the gaps between them, which all go to `gap`.
+ * Counts them, and writes them where `spans` is not NULL.
+ */
+static size_t split_range(const struct s3d_get *get, const struct range *range,
+                          struct s3d_span *spans, char *gap)
+{
+    uint64_t at = range->offset_bytes, stop = at + range->length_bytes;
+    size_t count = 0;
+    for (size_t i = range->first_segment; at < stop; i++) {
+        const struct s3d_segment *segment = &get->segments[i];
+        if (at < segment->offset_bytes) {
+            uint64_t length = least(segment->offset_bytes, stop) - at;
+            if (spans) {
+                spans[count] = (struct s3d_span){gap, length};
+            }
+            at += length;
+            count++;
+        }
+        uint64_t end = least(segment_end(segment), stop);
+        if (at < end) {
+            if (spans) {
+                spans[count] =
+                    (struct s3d_span){segment->data + (at - segment->offset_bytes), end - at};
+            }
+            at = end;
+            count++;
+        }
+    }
+    return count;
+}
+
+static bool has_gaps(const struct s3d_get *get)
+{
+    for (size_t i = 1; i < get->segment_count; i++) {
+        if (segment_end(&get->segments[i - 1]) != get->segments[i].offset_bytes) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- running ---- */
+
 /* Points the slot at the next range; false when there is none to start. */
 static bool assign_locked(struct slot *slot)
 {
@@ -49,12 +185,10 @@ static bool assign_locked(struct slot *slot)
     if (!slot->active) {
         return false;
     }
-    slot->range = get->next_range++;
-    uint64_t start = slot->range * get->range_bytes;
-    slot->span.data = get->data + start;
-    slot->span.length_bytes = least(get->range_bytes, get->length_bytes - start);
-    slot->request.offset_bytes = get->offset_bytes + start;
-    slot->request.length_bytes = slot->span.length_bytes;
+    slot->range = &get->ranges[get->next_range++];
+    slot->request.offset_bytes = slot->range->offset_bytes;
+    slot->request.length_bytes = slot->range->length_bytes;
+    slot->request.span_count = split_range(get, slot->range, slot->spans, slot->gap);
     s3d_request_reset(&slot->request);
     get->latch.in_flight++;
     return true;
@@ -78,49 +212,77 @@ static void fail_locked(struct s3d_get *get, const struct s3d_error *error)
 }
 
 /* Whether the range is whole and of the version that the others are of. */
-static enum s3d_code check_range_locked(const struct s3d_get *get, const struct slot *slot,
-                                        struct s3d_error *error)
+static enum s3d_code check_range(const struct s3d_get *get, const struct slot *slot,
+                                 const char *seen, struct s3d_error *error)
 {
-    const char *etag = slot->request.result.object.etag;
-    const char *expected = get->object.etag[0] ? get->object.etag : get->if_match;
-    if (expected && strcmp(expected, etag) != 0) {
-        return s3d_fail(error, S3D_CHANGED,
+    const struct s3d_request *request = &slot->request;
+    const char *expected = get->if_match ? get->if_match : seen;
+    enum s3d_code code = S3D_OK;
+    if (expected[0] && strcmp(expected, request->result.object.etag) != 0) {
+        code = s3d_fail(error, S3D_CHANGED,
                         "the object was replaced while it was read: ETag %s, then %s", expected,
-                        etag);
+                        request->result.object.etag);
+    } else if (request->result.received_bytes != request->length_bytes) {
+        code = s3d_fail(error, S3D_RANGE, "only %llu of %llu bytes at offset %llu were sent",
+                        (unsigned long long)request->result.received_bytes,
+                        (unsigned long long)request->length_bytes,
+                        (unsigned long long)request->offset_bytes);
     }
-    if (slot->request.result.received_bytes != slot->span.length_bytes) {
-        return s3d_fail(error, S3D_RANGE, "only %llu of %zu bytes at offset %llu were sent",
-                        (unsigned long long)slot->request.result.received_bytes,
-                        slot->span.length_bytes, (unsigned long long)slot->request.offset_bytes);
+    if (code) {
+        s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
     }
-    return S3D_OK;
+    return code;
 }
 
-static void accept_locked(struct s3d_get *get, const struct slot *slot)
+/* Tells of the pieces that a finished range brought. */
+static enum s3d_code tell_pieces(const struct slot *slot, struct s3d_error *error)
 {
-    struct s3d_error error;
-    if (check_range_locked(get, slot, &error)) {
-        s3d_error_set_operation(&error, "%s", s3d_verb_name(slot->request.verb));
-        fail_locked(get, &error);
-        return;
+    const struct s3d_get *get = slot->get;
+    uint64_t at = slot->request.offset_bytes, stop = at + slot->request.length_bytes;
+    enum s3d_code code = S3D_OK;
+    for (size_t i = slot->range->first_segment; !code && at < stop && i < get->segment_count;
+         i++) {
+        const struct s3d_segment *segment = &get->segments[i];
+        uint64_t start = at > segment->offset_bytes ? at : segment->offset_bytes;
+        uint64_t end = least(segment_end(segment), stop);
+        if (start < end) {
+            uint64_t skip = start - segment->offset_bytes;
+            code = get->piece(get->context, i, skip, segment->data + skip, end - start, error);
+        }
+        at = end > at ? end : at;
     }
-    get->object = slot->request.result.object;
-    get->ready[slot->range] = 1;
-    while (get->ready_count < get->range_count && get->ready[get->ready_count]) {
-        get->ready_count++;
+    return code;
+}
+
+/* Looks at a finished range before anybody may rely on its bytes. */
+static enum s3d_code accept_range(struct s3d_get *get, const struct slot *slot,
+                                  struct s3d_error *error)
+{
+    char seen[S3D_ETAG_MAX];
+    s3d_latch_lock(&get->latch);
+    memcpy(seen, get->object.etag, sizeof seen);
+    if (!seen[0]) {
+        get->object = slot->request.result.object;
     }
+    s3d_latch_unlock(&get->latch);
+    enum s3d_code code = check_range(get, slot, seen, error);
+    return code || !get->piece ? code : tell_pieces(slot, error);
 }
 
 static void range_done(struct s3d_request *request)
 {
     struct slot *slot = request->owner;
     struct s3d_get *get = slot->get;
+    struct s3d_error error = {0};
+    enum s3d_code code = request->result.code ? s3d_error_copy(&error, &request->result.error)
+                                              : accept_range(get, slot, &error);
     s3d_latch_lock(&get->latch);
     slot->active = false;
-    if (request->result.code) {
-        fail_locked(get, &request->result.error);
+    if (code) {
+        error.code = code;
+        fail_locked(get, &error);
     } else {
-        accept_locked(get, slot);
+        slot->range->ready = true;
     }
     bool more = assign_locked(slot);
     get->latch.in_flight--;
@@ -131,46 +293,93 @@ static void range_done(struct s3d_request *request)
     }
 }
 
-static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *plan,
-                              struct s3d_error *error)
+/* ---- life ---- */
+
+static enum s3d_code plan_ranges(struct s3d_get *get, const struct s3d_get_plan *plan,
+                                 struct s3d_error *error)
 {
-    get->key = s3d_copy_string(plan->key);
-    get->if_match = s3d_copy_string(plan->if_match);
-    get->data = plan->data;
-    get->offset_bytes = plan->offset_bytes;
-    get->length_bytes = plan->length_bytes;
-    get->range_bytes = s3d_plan_range(plan->length_bytes, plan->part_bytes, plan->concurrency);
-    get->range_count =
-        (size_t)(plan->length_bytes / get->range_bytes + (plan->length_bytes % get->range_bytes != 0));
-    get->slot_count = (size_t)least(plan->concurrency, get->range_count);
-    get->slots = s3d_alloc_zeroed(get->slot_count, sizeof *get->slots);
-    get->ready = s3d_alloc_zeroed(get->range_count, 1);
-    if (!get->key || (plan->if_match && !get->if_match) || !get->slots || !get->ready) {
-        return s3d_fail_memory(error, get->slot_count * sizeof *get->slots);
+    uint64_t total = 0;
+    for (size_t i = 0; i < plan->segment_count; i++) {
+        total += plan->segments[i].length_bytes;
     }
-    for (size_t i = 0; i < get->slot_count; i++) {
-        struct slot *slot = &get->slots[i];
-        slot->get = get;
-        slot->request.verb = S3D_VERB_GET;
-        slot->request.store = get->store;
-        slot->request.key = get->key;
-        slot->request.if_match = get->if_match;
-        slot->request.spans = &slot->span;
-        slot->request.span_count = 1;
-        slot->request.done = range_done;
-        slot->request.owner = slot;
+    uint64_t range_bytes = s3d_plan_range(total, plan->part_bytes, plan->concurrency);
+    get->range_count = cut_all(plan, range_bytes, NULL);
+    get->ranges = s3d_alloc_zeroed(get->range_count, sizeof *get->ranges);
+    if (!get->ranges) {
+        return s3d_fail_memory(error, get->range_count * sizeof *get->ranges);
+    }
+    cut_all(plan, range_bytes, get->ranges);
+    for (size_t i = 0; i < get->range_count; i++) {
+        size_t spans = split_range(get, &get->ranges[i], NULL, NULL);
+        get->spans_max = spans > get->spans_max ? spans : get->spans_max;
     }
     return S3D_OK;
 }
 
+static enum s3d_code slot_init(struct slot *slot, struct s3d_get *get, bool gaps,
+                               struct s3d_error *error)
+{
+    slot->get = get;
+    slot->spans = s3d_alloc_zeroed(get->spans_max, sizeof *slot->spans);
+    slot->gap = gaps ? s3d_alloc(GAP_MAX_BYTES) : NULL;
+    if (!slot->spans || (gaps && !slot->gap)) {
+        return s3d_fail_memory(error, get->spans_max * sizeof *slot->spans);
+    }
+    slot->request.verb = S3D_VERB_GET;
+    slot->request.store = get->store;
+    slot->request.key = get->key;
+    slot->request.if_match = get->if_match;
+    slot->request.spans = slot->spans;
+    slot->request.done = range_done;
+    slot->request.owner = slot;
+    return S3D_OK;
+}
+
+static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *plan,
+                              struct s3d_error *error)
+{
+    get->piece = plan->piece;
+    get->context = plan->context;
+    get->key = s3d_copy_string(plan->key);
+    get->if_match = s3d_copy_string(plan->if_match);
+    get->segment_count = plan->segment_count;
+    get->segments = s3d_alloc_zeroed(plan->segment_count, sizeof *get->segments);
+    if (!get->key || (plan->if_match && !get->if_match) || !get->segments) {
+        return s3d_fail_memory(error, plan->segment_count * sizeof *get->segments);
+    }
+    if (plan->segment_count) {
+        memcpy(get->segments, plan->segments, plan->segment_count * sizeof *get->segments);
+    }
+    enum s3d_code code = plan_ranges(get, plan, error);
+    if (code) {
+        return code;
+    }
+    size_t slots = (size_t)least(plan->concurrency, get->range_count);
+    get->slots = s3d_alloc_zeroed(slots, sizeof *get->slots);
+    if (!get->slots) {
+        return s3d_fail_memory(error, slots * sizeof *get->slots);
+    }
+    get->slot_count = slots;
+    bool gaps = has_gaps(get);
+    for (size_t i = 0; !code && i < slots; i++) {
+        code = slot_init(&get->slots[i], get, gaps, error);
+    }
+    return code;
+}
+
 static void get_destroy(struct s3d_get *get)
 {
+    for (size_t i = 0; i < get->slot_count; i++) {
+        s3d_free(get->slots[i].spans);
+        s3d_free(get->slots[i].gap);
+    }
     s3d_latch_fini(&get->latch);
     s3d_store_release(get->store);
     s3d_free(get->key);
     s3d_free(get->if_match);
+    s3d_free(get->segments);
+    s3d_free(get->ranges);
     s3d_free(get->slots);
-    s3d_free(get->ready);
     s3d_free(get);
 }
 
@@ -181,8 +390,11 @@ enum s3d_code s3d_get_new(struct s3d_get **out, struct s3d_store *store,
         return s3d_fail(error, S3D_INVALID, "part size and concurrency must be at least 1");
     }
     enum s3d_code code = s3d_engine_check(store->engine, error);
+    if (!code) { /* in a forked child the pool's lock may be held for ever */
+        code = check_segments(plan, error);
+    }
     if (code) {
-        return code; /* in a forked child the pool's lock may be held for ever */
+        return code;
     }
     struct s3d_get *get = s3d_alloc_zeroed(1, sizeof *get);
     if (!get) {
@@ -211,30 +423,67 @@ enum s3d_code s3d_get_new(struct s3d_get **out, struct s3d_store *store,
     return S3D_OK;
 }
 
-static bool is_ready_locked(const struct s3d_get *get, uint64_t bytes)
+/* ---- waiting ---- */
+
+/* The first range that ends after offset. */
+static size_t find_range(const struct s3d_get *get, uint64_t offset)
 {
-    return get->ready_count == get->range_count || get->ready_count * get->range_bytes >= bytes;
+    size_t low = 0, high = get->range_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (get->ranges[middle].offset_bytes + get->ranges[middle].length_bytes > offset) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
 }
 
-enum s3d_code s3d_get_wait(struct s3d_get *get, uint64_t bytes, int64_t timeout_ms,
+/* Whether all ranges from *range on that touch bytes before `end` are ready; *range moves on to
+ * the first that is not. */
+static bool are_ready_locked(const struct s3d_get *get, size_t *range, uint64_t end)
+{
+    while (*range < get->range_count && get->ranges[*range].offset_bytes < end) {
+        if (!get->ranges[*range].ready) {
+            return false;
+        }
+        ++*range;
+    }
+    return true;
+}
+
+enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_t count, int64_t timeout_ms,
                            struct s3d_error *error)
 {
     enum s3d_code code = s3d_engine_check(get->store->engine, error);
     if (code) {
         return code;
     }
+    if (first > get->segment_count || count > get->segment_count - first) {
+        return s3d_fail(error, S3D_INVALID, "there are %zu segments", get->segment_count);
+    }
+    size_t range =
+        count ? find_range(get, get->segments[first].offset_bytes) : get->range_count;
+    uint64_t end = count ? segment_end(&get->segments[first + count - 1]) : 0;
     int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
     s3d_latch_lock(&get->latch);
-    while (!get->failure.code && !is_ready_locked(get, bytes) &&
-           s3d_latch_wait_locked(&get->latch, deadline_ms)) {
+    bool ready = are_ready_locked(get, &range, end);
+    while (!get->failure.code && !ready && s3d_latch_wait_locked(&get->latch, deadline_ms)) {
+        ready = are_ready_locked(get, &range, end);
     }
     if (get->failure.code) {
         code = s3d_error_copy(error, &get->failure);
     } else {
-        code = is_ready_locked(get, bytes) ? S3D_OK : S3D_AGAIN;
+        code = ready || are_ready_locked(get, &range, end) ? S3D_OK : S3D_AGAIN;
     }
     s3d_latch_unlock(&get->latch);
     return code;
+}
+
+enum s3d_code s3d_get_wait_all(struct s3d_get *get, int64_t timeout_ms, struct s3d_error *error)
+{
+    return s3d_get_wait(get, 0, get->segment_count, timeout_ms, error);
 }
 
 const struct s3d_object *s3d_get_object(const struct s3d_get *get)

@@ -1,10 +1,11 @@
 /*
- * Reads one contiguous range of an object into the caller's memory, in parallel ranges.
+ * Reads ranges of one object into the caller's memory, in parallel requests.
  *
- * Every range is placed by its absolute offset; all ranges must come from one version of the
- * object (If-Match, or else equal ETags), otherwise CHANGED. Completion is told in order of
- * offset too: s3d_get_ready_bytes is how much of the front is final, so a consumer can start
- * while the rest arrives.
+ * What is wanted is a list of segments: where in the object, how long, where to. Neighbouring
+ * segments share requests, and long ones are cut into many, so that both one large array and ten
+ * thousand small records take a few requests of about part_bytes each. Every byte is placed by its
+ * absolute offset; all requests must see one version of the object (If-Match, or else equal
+ * ETags), otherwise CHANGED. A segment can be waited for while later ones still arrive.
  */
 #ifndef S3D_CORE_GET_H
 #define S3D_CORE_GET_H
@@ -13,26 +14,43 @@
 
 struct s3d_get;
 
+struct s3d_segment {
+    uint64_t offset_bytes; /* in the object */
+    uint64_t length_bytes;
+    char *data; /* length_bytes; the caller's until the get is freed */
+};
+
+/*
+ * Told of each piece of a segment that has arrived: [offset, offset + length) within the segment.
+ * Runs on I/O threads, for different pieces at once, without locks. Anything but OK fails the get.
+ */
+typedef enum s3d_code s3d_get_piece(void *context, size_t segment, uint64_t offset_bytes,
+                                    const char *data, uint64_t length_bytes,
+                                    struct s3d_error *error);
+
 struct s3d_get_plan {
-    const char *key;       /* copied */
-    uint64_t offset_bytes;
-    uint64_t length_bytes; /* the range must exist whole: a shorter object is RANGE */
-    void *data;            /* length_bytes; the caller's until the get is freed */
+    const char *key;                    /* copied */
+    const struct s3d_segment *segments; /* copied; ascending, not overlapping; all must exist */
+    size_t segment_count;
     uint64_t part_bytes;
-    unsigned concurrency;  /* ranges in flight at once */
-    const char *if_match;  /* copied; NULL: whatever version answers first */
+    unsigned concurrency; /* requests in flight at once */
+    const char *if_match; /* copied; NULL: whatever version answers first */
+    s3d_get_piece *piece; /* NULL: nobody wants to know */
+    void *context;        /* for piece */
 };
 
 /* Starts it. Holds a reference to the store. */
 S3D_MUST_USE enum s3d_code s3d_get_new(struct s3d_get **get, struct s3d_store *store,
-                                       const struct s3d_get_plan *plan, struct s3d_error *error);
-/* OK when at least `bytes` from the front are there (pass plan.length_bytes for all), AGAIN after
- * timeout_ms, or the first error. */
-S3D_MUST_USE enum s3d_code s3d_get_wait(struct s3d_get *get, uint64_t bytes, int64_t timeout_ms,
-                                        struct s3d_error *error);
-/* After OK for all: the version that was read. Valid until the get is freed. */
+                                       const struct s3d_get_plan *plan,
+                                       struct s3d_error *error);
+/* OK when segments [first, first + count) are there, AGAIN after timeout_ms, or the first error. */
+S3D_MUST_USE enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_t count,
+                                        int64_t timeout_ms, struct s3d_error *error);
+S3D_MUST_USE enum s3d_code s3d_get_wait_all(struct s3d_get *get, int64_t timeout_ms,
+                                            struct s3d_error *error);
+/* After an OK: the version that is read. Valid until the get is freed. */
 const struct s3d_object *s3d_get_object(const struct s3d_get *get);
-/* Cancels and joins what still runs: afterwards nothing writes into data. NULL is allowed. */
+/* Cancels and joins what still runs: afterwards nothing writes into any segment. NULL is allowed. */
 void s3d_get_free(struct s3d_get *get);
 
 #endif

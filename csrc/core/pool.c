@@ -102,12 +102,15 @@ static void finish(struct s3d_pool *pool, struct s3d_worker *worker, struct s3d_
     }
     s3d_latch_lock(&pool->latch);
     pool->outstanding--;
-    if (worker) {
-        worker->active--;
-        worker->progress = true;
-    }
     s3d_latch_unlock(&pool->latch);
     request->done(request);
+    if (worker) {
+        /* Only now: while `done` ran, others were the ones to wake for new requests. */
+        s3d_latch_lock(&pool->latch);
+        worker->active--;
+        worker->progress = true;
+        s3d_latch_unlock(&pool->latch);
+    }
 }
 
 static void finish_cancelled(struct s3d_pool *pool, struct s3d_worker *worker,

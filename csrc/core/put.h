@@ -4,7 +4,8 @@
  * Bytes are gathered into part buffers and sent as a multipart upload, or as one PUT when they fit
  * into a single part. A write longer than all the parts in flight is sent straight from the
  * caller's memory, except for its last parts, which are copied so that the write can return while
- * they are under way. Nothing is visible before s3d_put_finish returns OK; every other end aborts.
+ * they are under way. Memory that outlives the call is referred to instead (s3d_put_refer): parts
+ * are then lists of spans over it. Nothing is visible before s3d_put_finish returns OK; every other end aborts.
  *
  * Threads: calls exclude each other, so that the engine may abort a put at shutdown whatever its
  * owner is doing. s3d_put_write and s3d_put_finish wait at most timeout_ms and then return AGAIN;
@@ -28,7 +29,8 @@ struct s3d_put_plan {
 
 /* Sends nothing yet. Holds a reference to the store. */
 S3D_MUST_USE enum s3d_code s3d_put_new(struct s3d_put **put, struct s3d_store *store,
-                                       const struct s3d_put_plan *plan, struct s3d_error *error);
+                                       const struct s3d_put_plan *plan,
+                                       struct s3d_error *error);
 
 /*
  * Appends `length` bytes. *written is 0 at first and counts what was taken. OK: all of it, and
@@ -38,6 +40,17 @@ S3D_MUST_USE enum s3d_code s3d_put_new(struct s3d_put **put, struct s3d_store *s
 S3D_MUST_USE enum s3d_code s3d_put_write(struct s3d_put *put, const void *data, size_t length,
                                          size_t *written, int64_t timeout_ms,
                                          struct s3d_error *error);
+
+/*
+ * The same without a copy: `data` must stay valid and unchanged until s3d_put_stored_bytes has
+ * passed its end, or the put has finished or been aborted. OK only says that all of it is taken.
+ */
+S3D_MUST_USE enum s3d_code s3d_put_refer(struct s3d_put *put, const void *data, size_t length,
+                                         size_t *written, int64_t timeout_ms,
+                                         struct s3d_error *error);
+
+/* How many bytes from the front the store has: memory referred to before that may go. */
+uint64_t s3d_put_stored_bytes(struct s3d_put *put);
 
 /* Sends the rest and makes the object visible. Idempotent: after OK it returns OK again. */
 S3D_MUST_USE enum s3d_code s3d_put_finish(struct s3d_put *put, int64_t timeout_ms,
@@ -54,7 +67,7 @@ void s3d_put_abort(struct s3d_put *put, const struct s3d_error *why);
 /* Aborts unless finished. NULL is allowed. */
 void s3d_put_free(struct s3d_put *put);
 
-uint64_t s3d_put_bytes(const struct s3d_put *put); /* bytes taken so far */
+uint64_t s3d_put_bytes(const struct s3d_put *put);   /* bytes taken so far */
 const char *s3d_put_etag(const struct s3d_put *put); /* after finish; "" before */
 bool s3d_put_finished(const struct s3d_put *put);
 

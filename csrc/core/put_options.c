@@ -34,8 +34,8 @@ static bool copy_metadata(struct s3d_put_options *to, const struct s3d_put_optio
     return true;
 }
 
-enum s3d_code s3d_put_options_copy(struct s3d_put_options *to, const struct s3d_put_options *from,
-                                   struct s3d_error *error)
+enum s3d_code s3d_put_options_copy(struct s3d_put_options *to,
+                                   const struct s3d_put_options *from, struct s3d_error *error)
 {
     memset(to, 0, sizeof *to);
     if (!from) {

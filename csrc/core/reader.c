@@ -1,7 +1,6 @@
 #include "core/reader.h"
 
 #include "core/engine.h"
-#include "core/get.h"
 #include "core/latch.h"
 #include "core/mem.h"
 #include "core/window.h"
@@ -381,11 +380,12 @@ static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, 
     return code == S3D_AGAIN && block->buffer ? S3D_OK : code;
 }
 
-/* The size of the next block: grows with the sequential run, in powers of two. */
+/* The size of the next block: a quarter of the sequential run, in powers of two, so that several
+ * are on their way at once and little is fetched in vain when the run ends. */
 static uint64_t block_size(const struct s3d_reader *reader)
 {
     uint64_t size = BLOCK_MIN_BYTES;
-    while (size * 2 <= reader->run_bytes && size * 2 <= reader->part_bytes) {
+    while (size * 8 <= reader->run_bytes && size * 2 <= reader->part_bytes) {
         size *= 2;
     }
     return size;
@@ -506,28 +506,37 @@ static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, 
     return S3D_OK;
 }
 
-static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, char *to,
-                                  uint64_t length, struct s3d_error *error)
+enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
+                               const struct s3d_segment *segments, size_t segment_count,
+                               s3d_get_piece *piece, void *context, struct s3d_error *error)
 {
     struct s3d_get_plan plan = {
         .key = reader->key,
-        .offset_bytes = offset,
-        .length_bytes = length,
-        .data = to,
+        .segments = segments,
+        .segment_count = segment_count,
         .part_bytes = reader->part_bytes,
         .concurrency = reader->concurrency,
         .if_match = reader->object.etag[0] ? reader->object.etag : NULL,
+        .piece = piece,
+        .context = context,
     };
+    return s3d_get_new(get, reader->store, &plan, error);
+}
+
+static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, char *to,
+                                  uint64_t length, struct s3d_error *error)
+{
+    struct s3d_segment segment = {offset, length, to};
     reader->direct_bytes = length;
-    return s3d_get_new(&reader->direct, reader->store, &plan, error);
+    return s3d_reader_fetch(&reader->direct, reader, &segment, 1, NULL, NULL, error);
 }
 
 static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied, int64_t deadline_ms,
                                    struct s3d_error *error)
 {
     int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-    enum s3d_code code = s3d_get_wait(reader->direct, reader->direct_bytes,
-                                      deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
+    enum s3d_code code = s3d_get_wait_all(
+        reader->direct, deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
     if (code != S3D_AGAIN) {
         s3d_get_free(reader->direct);
         reader->direct = NULL;

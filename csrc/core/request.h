@@ -58,6 +58,7 @@ struct s3d_object {
 /* One line of CompleteMultipartUpload. */
 struct s3d_part {
     uint32_t number; /* from 1 */
+    bool stored;     /* the store has it */
     uint64_t offset_bytes;
     uint64_t size_bytes;
     char etag[S3D_ETAG_MAX];

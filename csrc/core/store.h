@@ -26,6 +26,9 @@ struct s3d_limits {
 struct s3d_store_ops {
     const struct s3d_driver_ops *driver; /* which kind of I/O thread serves it */
     void (*close)(struct s3d_store *store); /* frees the backend's struct */
+    /* The ETag that an upload of these parts gets, where the store has such a rule (NULL: none). It
+     * tells whether a commit whose answer was lost took place. False: not to be told from these. */
+    bool (*upload_etag)(const struct s3d_part *parts, size_t count, char etag[S3D_ETAG_MAX]);
 };
 
 struct s3d_store {

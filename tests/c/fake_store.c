@@ -47,6 +47,8 @@ struct fake_store {
     unsigned on_driver[DRIVERS_MAX], driver_peak;
     struct fake_line log[FAKE_LOG_MAX];
     size_t log_count;
+    uintptr_t watch_start, watch_end;
+    uint64_t watched_bytes;
     /* any thread */
     atomic_uint hold_epoch; /* counts releases */
 };
@@ -375,6 +377,19 @@ static void apply_rule_locked(struct fake_store *fake, struct attempt *attempt)
     }
 }
 
+static uint64_t bytes_between(const struct s3d_request *request, uintptr_t start, uintptr_t end)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; request->verb != S3D_VERB_GET && i < request->span_count; i++) {
+        uintptr_t from = (uintptr_t)request->spans[i].data;
+        uintptr_t to = from + request->spans[i].length_bytes;
+        from = from > start ? from : start;
+        to = to < end ? to : end;
+        bytes += from < to ? to - from : 0;
+    }
+    return bytes;
+}
+
 static void count_start_locked(struct fake_store *fake, const struct s3d_request *request,
                                unsigned driver)
 {
@@ -386,6 +401,7 @@ static void count_start_locked(struct fake_store *fake, const struct s3d_request
     if (++fake->on_driver[driver] > fake->driver_peak) {
         fake->driver_peak = fake->on_driver[driver];
     }
+    fake->watched_bytes += bytes_between(request, fake->watch_start, fake->watch_end);
     CHECK(fake->log_count < FAKE_LOG_MAX);
     fake->log[fake->log_count++] = (struct fake_line){
         .verb = verb,
@@ -394,6 +410,7 @@ static void count_start_locked(struct fake_store *fake, const struct s3d_request
         .part = request->part_number,
         .driver = driver,
         .data = request->span_count ? request->spans[0].data : NULL,
+        .spans = request->span_count,
     };
 }
 
@@ -766,6 +783,28 @@ void fake_wait_held(struct fake_store *fake, unsigned count)
     }
 }
 
+/* Lets the held attempts go that `wanted` matches (NULL: all). */
+static void let_go(struct fake_store *fake, const struct fake_rule *wanted)
+{
+    pthread_mutex_lock(&drivers_mutex);
+    for (unsigned i = 0; i < DRIVERS_MAX; i++) {
+        struct driver *driver = drivers[i];
+        if (!driver) {
+            continue;
+        }
+        pthread_mutex_lock(&driver->mutex);
+        for (struct attempt *attempt = driver->attempts; attempt; attempt = attempt->next) {
+            bool hit = store_of(attempt->request) == fake &&
+                       (!wanted || matches(wanted, attempt->request));
+            attempt->held = attempt->held && !hit;
+        }
+        /* Not wake(): a held attempt that ends is the driver's own progress. */
+        pthread_cond_signal(&driver->changed);
+        pthread_mutex_unlock(&driver->mutex);
+    }
+    pthread_mutex_unlock(&drivers_mutex);
+}
+
 void fake_release(struct fake_store *fake)
 {
     pthread_mutex_lock(&fake->mutex);
@@ -776,21 +815,18 @@ void fake_release(struct fake_store *fake)
     }
     atomic_fetch_add(&fake->hold_epoch, 1);
     pthread_mutex_unlock(&fake->mutex);
-    pthread_mutex_lock(&drivers_mutex);
-    for (unsigned i = 0; i < DRIVERS_MAX; i++) {
-        struct driver *driver = drivers[i];
-        if (!driver) {
-            continue;
-        }
-        pthread_mutex_lock(&driver->mutex);
-        for (struct attempt *attempt = driver->attempts; attempt; attempt = attempt->next) {
-            attempt->held = attempt->held && store_of(attempt->request) != fake;
-        }
-        /* Not wake(): a held attempt that ends is the driver's own progress. */
-        pthread_cond_signal(&driver->changed);
-        pthread_mutex_unlock(&driver->mutex);
-    }
-    pthread_mutex_unlock(&drivers_mutex);
+    let_go(fake, NULL);
+}
+
+void fake_release_part(struct fake_store *fake, uint32_t part)
+{
+    let_go(fake, &(struct fake_rule){.verb = S3D_VERB_UPLOAD_PART, .part = part});
+}
+
+void fake_release_offset(struct fake_store *fake, uint64_t offset)
+{
+    let_go(fake,
+           &(struct fake_rule){.verb = S3D_VERB_GET, .at_offset = true, .offset = offset});
 }
 
 /* ---- looking ---- */
@@ -879,6 +915,23 @@ unsigned fake_sent_from(struct fake_store *fake, const void *data, size_t size)
     }
     pthread_mutex_unlock(&fake->mutex);
     return count;
+}
+
+void fake_watch(struct fake_store *fake, const void *data, size_t size)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->watch_start = (uintptr_t)data;
+    fake->watch_end = fake->watch_start + size;
+    fake->watched_bytes = 0;
+    pthread_mutex_unlock(&fake->mutex);
+}
+
+uint64_t fake_watched_bytes(struct fake_store *fake)
+{
+    pthread_mutex_lock(&fake->mutex);
+    uint64_t bytes = fake->watched_bytes;
+    pthread_mutex_unlock(&fake->mutex);
+    return bytes;
 }
 
 size_t fake_log(struct fake_store *fake, const struct fake_line **lines)

@@ -36,6 +36,7 @@ struct fake_line {
     uint32_t part;
     unsigned driver; /* which I/O thread, from 0 */
     const char *data;
+    size_t spans;
 };
 
 /* Only through the functions below. */
@@ -74,6 +75,10 @@ void fake_rules_clear(struct fake_store *fake);
 void fake_wait_held(struct fake_store *fake, unsigned count); /* until so many are held */
 /* Lets all held attempts go and hold no more. */
 void fake_release(struct fake_store *fake);
+/* Lets the held attempts of one part go, and only those. */
+void fake_release_part(struct fake_store *fake, uint32_t part);
+/* The same for the held attempts that begin at an offset. */
+void fake_release_offset(struct fake_store *fake, uint64_t offset);
 
 void fake_put_object(struct fake_store *fake, const char *key, const void *data, size_t size);
 /* The object's bytes, owned by the store; NULL: there is none. */
@@ -88,6 +93,9 @@ unsigned fake_peak_of_driver(struct fake_store *fake); /* most at once on one th
 unsigned fake_held_by(struct fake_store *fake, unsigned driver); /* the driver-th thread's */
 /* Attempts whose first byte came from [data, data + size). */
 unsigned fake_sent_from(struct fake_store *fake, const void *data, size_t size);
+/* Counts from now on how many bytes are sent straight from [data, data + size). */
+void fake_watch(struct fake_store *fake, const void *data, size_t size);
+uint64_t fake_watched_bytes(struct fake_store *fake);
 size_t fake_log(struct fake_store *fake, const struct fake_line **lines);
 void fake_counters_clear(struct fake_store *fake);
 

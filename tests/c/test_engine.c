@@ -37,9 +37,10 @@ static struct s3d_put *open_put(struct fake_store *fake)
 
 static struct s3d_get *open_get(struct fake_store *fake, void *data)
 {
+    struct s3d_segment segment = {0, SIZE, data};
     struct s3d_get_plan plan = {.key = "source",
-                                .length_bytes = SIZE,
-                                .data = data,
+                                .segments = &segment,
+                                .segment_count = 1,
                                 .part_bytes = PART,
                                 .concurrency = 4};
     struct s3d_get *get;
@@ -124,6 +125,8 @@ static void test_shutdown(void)
     for (int i = 0; i < 4; i++) {
         puts[i] = open_put(fake);
     }
+    CHECK_CODE(s3d_put_refer(puts[0], data, PART, &written, -1, NULL), S3D_OK);
+    written = 0;
     CHECK_CODE(s3d_put_write(puts[1], data, 100, &written, -1, NULL), S3D_OK);
     written = 0;
     CHECK_CODE(s3d_put_write(puts[2], data, SIZE, &written, -1, NULL), S3D_OK);
@@ -146,13 +149,14 @@ static void test_shutdown(void)
         written = 0;
         CHECK_CODE(s3d_put_write(puts[i], data, 100, &written, -1, &error), S3D_CANCELLED);
         CHECK(strstr(error.message, "interpreter exited") != NULL);
+        CHECK_CODE(s3d_put_refer(puts[i], data, PART, &written, -1, &error), S3D_CANCELLED);
         CHECK_CODE(s3d_put_finish(puts[i], -1, &error), S3D_CANCELLED);
     }
     CHECK_CODE(s3d_put_finish(puts[3], -1, NULL), S3D_OK);
     struct s3d_put_plan plan = {.key = "late", .part_bytes = PART, .concurrency = 1};
     struct s3d_put *late_put;
     CHECK_CODE(s3d_put_new(&late_put, fake_base(fake), &plan, &error), S3D_CLOSED);
-    CHECK_CODE(s3d_get_wait(get, SIZE, -1, NULL), S3D_CLOSED);
+    CHECK_CODE(s3d_get_wait_all(get, -1, NULL), S3D_CLOSED);
     struct s3d_call *call;
     CHECK_CODE(s3d_call_new(&call, fake_base(fake), NULL), S3D_OK);
     call->request.verb = S3D_VERB_STAT;
@@ -294,7 +298,10 @@ static void use_in_child(struct open_things *things)
     EXPECT(strstr(error.message, "fork") != NULL);
     EXPECT(s3d_put_finish(things->put, -1, &error) == S3D_FORKED);
     s3d_put_abort(things->put, NULL);
-    EXPECT(s3d_get_wait(things->get, SIZE, -1, &error) == S3D_FORKED);
+    EXPECT(s3d_put_refer(things->put, &byte, 1, &written, -1, &error) == S3D_FORKED);
+    EXPECT(s3d_put_stored_bytes(things->put) == 0);
+    EXPECT(s3d_get_wait(things->get, 0, 1, -1, &error) == S3D_FORKED);
+    EXPECT(s3d_get_wait_all(things->get, -1, &error) == S3D_FORKED);
     EXPECT(s3d_reader_wait_open(things->reader, -1, &error) == S3D_FORKED);
     EXPECT(s3d_reader_read(things->reader, 0, &byte, 1, &got, -1, &error) == S3D_FORKED);
     EXPECT(s3d_reader_buffered(things->reader, 0) == 0);
@@ -303,10 +310,16 @@ static void use_in_child(struct open_things *things)
     struct s3d_put_plan put_plan = {.key = "x", .part_bytes = PART, .concurrency = 1};
     struct s3d_put *put;
     EXPECT(s3d_put_new(&put, fake_base(things->fake), &put_plan, &error) == S3D_FORKED);
-    struct s3d_get_plan get_plan = {
-        .key = "x", .length_bytes = 1, .data = &byte, .part_bytes = PART, .concurrency = 1};
+    struct s3d_segment segment = {0, 1, &byte};
+    struct s3d_get_plan get_plan = {.key = "x",
+                                    .segments = &segment,
+                                    .segment_count = 1,
+                                    .part_bytes = PART,
+                                    .concurrency = 1};
     struct s3d_get *get;
     EXPECT(s3d_get_new(&get, fake_base(things->fake), &get_plan, &error) == S3D_FORKED);
+    EXPECT(s3d_reader_fetch(&get, things->reader, &segment, 1, NULL, NULL, &error) ==
+           S3D_FORKED);
     struct s3d_reader_plan plan = {.key = "x", .part_bytes = PART, .concurrency = 1};
     struct s3d_reader *reader;
     EXPECT(s3d_reader_new(&reader, fake_base(things->fake), &plan, &error) == S3D_FORKED);
@@ -330,7 +343,7 @@ static void start_anew_in_child(void)
     char *data = pattern(SIZE), *got = fake_memory(SIZE);
     fake_put_object(fake, "source", data, SIZE);
     struct s3d_get *get = open_get(fake, got);
-    EXPECT(s3d_get_wait(get, SIZE, -1, NULL) == S3D_OK);
+    EXPECT(s3d_get_wait_all(get, -1, NULL) == S3D_OK);
     EXPECT(memcmp(data, got, SIZE) == 0);
     s3d_get_free(get);
     struct s3d_put *put = open_put(fake);
@@ -418,7 +431,7 @@ static void test_fork(void)
     CHECK_CODE(s3d_put_finish(things.put, -1, NULL), S3D_OK);
     size_t size;
     CHECK(memcmp(fake_object(fake, "object", &size), things.data, SIZE) == 0 && size == SIZE);
-    CHECK_CODE(s3d_get_wait(things.get, SIZE, -1, NULL), S3D_OK);
+    CHECK_CODE(s3d_get_wait_all(things.get, -1, NULL), S3D_OK);
     CHECK(memcmp(got, things.data, SIZE) == 0);
     CHECK_CODE(s3d_reader_read(things.reader, 0, things.got, 2 * 1024 * 1024,
                                &things.reader_got, -1, NULL),
@@ -442,6 +455,21 @@ static void *write_all(void *argument)
     return NULL;
 }
 
+/* One that asks all the time takes the put's other lock. */
+struct asker {
+    struct s3d_put *put;
+    atomic_bool stop;
+};
+
+static void *ask_for_stored(void *argument)
+{
+    struct asker *asker = argument;
+    while (!atomic_load(&asker->stop)) {
+        CHECK(s3d_put_stored_bytes(asker->put) <= SIZE);
+    }
+    return NULL;
+}
+
 static void test_fork_beside_a_writer(void)
 {
     struct open_things things = open_things();
@@ -451,14 +479,18 @@ static void test_fork_beside_a_writer(void)
     things.put = open_put(fake);
     char *got = fake_memory(SIZE);
     things.get = open_get(fake, got);
-    CHECK_CODE(s3d_get_wait(things.get, SIZE, -1, NULL), S3D_OK);
+    CHECK_CODE(s3d_get_wait_all(things.get, -1, NULL), S3D_OK);
     CHECK_CODE(s3d_call_new(&things.call, fake_base(fake), NULL), S3D_OK);
-    pthread_t thread;
+    struct asker asker = {.put = things.put};
+    pthread_t thread, asking;
     CHECK(pthread_create(&thread, NULL, write_all, &things) == 0);
+    CHECK(pthread_create(&asking, NULL, ask_for_stored, &asker) == 0);
     fake_wait_held(fake, 3);
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 10; i++) {
         fork_and_use(&things, i == 0);
     }
+    atomic_store(&asker.stop, true);
+    pthread_join(asking, NULL);
     fake_release(fake);
     pthread_join(thread, NULL);
     CHECK_CODE(s3d_put_finish(things.put, -1, NULL), S3D_OK);

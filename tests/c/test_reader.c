@@ -450,6 +450,71 @@ static void test_short_answer(void)
     fake_close(fake);
 }
 
+/* ---- fetching segments ---- */
+
+static enum s3d_code note_piece(void *context, size_t segment, uint64_t offset,
+                                const char *data, uint64_t length, struct s3d_error *error)
+{
+    (void)segment;
+    (void)offset;
+    (void)data;
+    (void)error;
+    atomic_fetch_add((_Atomic uint64_t *)context, length);
+    return S3D_OK;
+}
+
+/* A fetch of many segments beside reads; it goes on when its reader is gone. */
+static void test_fetch(void)
+{
+    enum { COUNT = 3 };
+    struct fake_store *fake = open_with_object(8 * MIB);
+    struct s3d_reader *reader = open_reader(fake, 4);
+    char *data = fake_memory(4 * MIB);
+    struct s3d_segment segments[COUNT] = {
+        {100, 1000, data}, {1200, 5, data + 1000}, {3 * MIB + 1, 5 * MIB / 2, data + 1005}};
+    _Atomic uint64_t told = 0;
+    fake_counters_clear(fake);
+    struct s3d_get *get;
+    CHECK_CODE(s3d_reader_fetch(&get, reader, segments, COUNT, note_piece, &told, NULL),
+               S3D_OK);
+    check_read(reader, MIB, 1000, -1);
+    check_read(reader, 5 * MIB, 2 * MIB, -1);
+    CHECK_CODE(s3d_get_wait(get, 0, 2, -1, NULL), S3D_OK);
+    s3d_reader_free(reader);
+    CHECK_CODE(s3d_get_wait_all(get, -1, NULL), S3D_OK);
+    CHECK(atomic_load(&told) == 1005 + 5 * MIB / 2);
+    for (size_t i = 0; i < COUNT; i++) {
+        CHECK(fake_pattern_is(segments[i].data, segments[i].length_bytes, 3,
+                              segments[i].offset_bytes));
+    }
+    CHECK_TEXT(s3d_get_object(get)->etag, "\"v1\"");
+    s3d_get_free(get);
+    free(data);
+    fake_close(fake);
+}
+
+/* What is fetched is of the version that was opened, or not at all. */
+static void test_fetch_changed(void)
+{
+    for (int ignore = 0; ignore <= 1; ignore++) {
+        struct fake_store *fake = open_with_object(8 * MIB);
+        fake_set_ignore_if_match(fake, ignore);
+        struct s3d_reader *reader = open_reader(fake, 4);
+        char *data = fake_memory(8 * MIB);
+        fake_put_object(fake, "object", data, 8 * MIB);
+        struct s3d_segment segment = {0, 3 * MIB, data};
+        struct s3d_get *get;
+        CHECK_CODE(s3d_reader_fetch(&get, reader, &segment, 1, NULL, NULL, NULL), S3D_OK);
+        CHECK_CODE(s3d_get_wait_all(get, -1, NULL), S3D_CHANGED);
+        s3d_get_free(get);
+        segment.offset_bytes = UINT64_MAX;
+        CHECK_CODE(s3d_reader_fetch(&get, reader, &segment, 1, NULL, NULL, NULL), S3D_INVALID);
+        s3d_reader_free(reader);
+        free(data);
+        fake_close(fake);
+    }
+}
+
 /* ---- memory ---- */
 
 /* Room for one block only, or for less: reading goes on, one buffer at a time. */
@@ -573,7 +638,7 @@ static void test_out_of_memory(void)
 
 int main(void)
 {
-    alarm(60);
+    alarm(150);
     setvbuf(stdout, NULL, _IONBF, 0);
     fake_engine("");
     RUN(test_sequential);
@@ -592,6 +657,8 @@ int main(void)
     RUN(test_failing_read_ahead);
     RUN(test_changed);
     RUN(test_short_answer);
+    RUN(test_fetch);
+    RUN(test_fetch_changed);
     RUN(test_tiny_memory);
     RUN(test_idle_reader_does_not_starve);
     RUN(test_invalid);
