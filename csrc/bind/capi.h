@@ -34,13 +34,6 @@ struct bind_capi {
     void (*store_release)(struct s3d_store *store);
     void (*uri_fini)(struct s3d_uri *uri);
 
-    enum s3d_code (*get_new)(struct s3d_get **get, struct s3d_store *store,
-                             const struct s3d_get_plan *plan, struct s3d_error *error);
-    enum s3d_code (*get_wait)(struct s3d_get *get, uint64_t bytes, int64_t timeout_ms,
-                              struct s3d_error *error);
-    const struct s3d_object *(*get_object)(const struct s3d_get *get);
-    void (*get_free)(struct s3d_get *get);
-
     void *(*pages_alloc)(size_t bytes);
     void (*pages_free)(void *memory, size_t bytes);
 

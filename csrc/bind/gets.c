@@ -9,58 +9,57 @@
 
 /* --- a range into memory ------------------------------------------------------------------ */
 
-struct get_step {
-    struct s3d_get *get;
-    uint64_t bytes;
+/* Where to read from, and how. */
+struct source {
+    const struct bind_target *target;
+    const struct bind_transfer *transfer;
+    const char *etag; /* NULL or "": any version */
 };
 
 static enum s3d_code step_get(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
-    struct get_step *step = context;
-    return s3d_get_wait(step->get, step->bytes, timeout_ms, error);
+    return s3d_get_wait_all(context, timeout_ms, error);
 }
 
-/* Reads plan's range; afterwards nothing writes into its data. 0, or -1 with an exception. */
-static int run_get(const struct bind_state *state, const struct bind_target *target,
-                   const struct s3d_get_plan *plan)
+static enum s3d_code start_get(struct s3d_get **get, const struct source *source,
+                               const struct s3d_segment *segment, struct s3d_error *error)
 {
-    struct get_step step = {NULL, plan->length_bytes};
+    bool whole = segment->length_bytes < source->transfer->threshold_bytes; /* one request */
+    struct s3d_get_plan plan = {
+        .key = source->target->uri.key,
+        .segments = segment,
+        .segment_count = 1,
+        .part_bytes = whole ? segment->length_bytes : source->transfer->part_bytes,
+        .concurrency = whole ? 1 : source->transfer->concurrency,
+        .if_match = source->etag && source->etag[0] ? source->etag : NULL,
+    };
+    return s3d_get_new(get, source->target->store, &plan, error);
+}
+
+/* Reads a range into data; afterwards nothing writes there. 0, or -1 with an exception. */
+static int run_get(const struct bind_state *state, const struct source *source, void *data,
+                   uint64_t offset, uint64_t length)
+{
+    struct s3d_segment segment = {offset, length, data};
+    struct s3d_get *get = NULL;
     struct s3d_error error;
     enum s3d_code code;
-    if (!plan->length_bytes) {
+    if (!length) {
         return 0;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = s3d_get_new(&step.get, target->store, plan, &error);
+    code = start_get(&get, source, &segment, &error);
     Py_END_ALLOW_THREADS
-    if (code) {
-        step.get = NULL;
-    } else {
-        code = bind_wait(step_get, &step, &error);
+    if (!code) {
+        code = bind_wait(step_get, get, &error);
+        Py_BEGIN_ALLOW_THREADS
+        s3d_get_free(get);
+        Py_END_ALLOW_THREADS
     }
-    Py_BEGIN_ALLOW_THREADS
-    s3d_get_free(step.get);
-    Py_END_ALLOW_THREADS
     if (code && code != S3D_AGAIN) {
-        bind_raise(state, &error, bind_target_text(target));
+        bind_raise(state, &error, bind_target_text(source->target));
     }
     return code ? -1 : 0;
-}
-
-static struct s3d_get_plan plan_of(const struct bind_target *target,
-                                   const struct bind_transfer *transfer, void *data,
-                                   uint64_t offset, uint64_t length, const char *etag)
-{
-    bool whole = length < transfer->threshold_bytes; /* one request */
-    return (struct s3d_get_plan){
-        .key = target->uri.key,
-        .offset_bytes = offset,
-        .length_bytes = length,
-        .data = data,
-        .part_bytes = whole && length ? length : transfer->part_bytes,
-        .concurrency = whole ? 1 : transfer->concurrency,
-        .if_match = etag && etag[0] ? etag : NULL,
-    };
 }
 
 /* --- get_into ----------------------------------------------------------------------------- */
@@ -152,9 +151,10 @@ static PyObject *get_into_view(const struct bind_state *state, const struct bind
             "a smaller length=",
             bind_target_text(target), (unsigned long long)bytes, view->len);
     }
-    struct s3d_get_plan plan =
-        plan_of(target, &transfer, view->buf, a->offset, bytes, object.etag);
-    return run_get(state, target, &plan) ? NULL : PyLong_FromUnsignedLongLong(bytes);
+    struct source source = {target, &transfer, object.etag};
+    return run_get(state, &source, view->buf, a->offset, bytes)
+               ? NULL
+               : PyLong_FromUnsignedLongLong(bytes);
 }
 
 PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords)
@@ -250,8 +250,8 @@ static int whole_fill(struct whole *whole, const struct bind_state *state,
         return 0;
     }
     if (s3d_reader_buffered(whole->reader, 0) < size) {
-        struct s3d_get_plan plan = plan_of(target, transfer, data, 0, size, whole->object.etag);
-        return run_get(state, target, &plan);
+        struct source source = {target, transfer, whole->object.etag};
+        return run_get(state, &source, data, 0, size);
     }
     whole->data = data;
     enum s3d_code code = bind_wait(step_tail, whole, &error);

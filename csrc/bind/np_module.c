@@ -3,6 +3,9 @@
 #include "bind/calls.h"
 #include "bind/capi.h"
 #include "bind/errors.h"
+#include "bind/archive_reader.h"
+#include "bind/archive_writer.h"
+#include "bind/fetch.h"
 #include "bind/reader.h"
 #include "bind/wait.h"
 #include "bind/writer.h"
@@ -91,7 +94,9 @@ static int execute(PyObject *module)
     struct bind_state *state = PyModule_GetState(module);
     return refuse_subinterpreters() || bind_calls_init() || bind_errors_init(module, state) ||
                    bind_pages_init(module, state) || bind_reader_init(module, state) ||
-                   bind_writer_init(module, state) || bind_capi_init(module) ||
+                   bind_writer_init(module, state) || bind_fetch_init(module, state) ||
+                   bind_archive_reader_init(module, state) ||
+                   bind_archive_writer_init(module, state) || bind_capi_init(module) ||
                    PyModule_AddStringConstant(module, "version", S3D_VERSION) ||
                    shut_down_at_exit(module)
                ? -1
@@ -112,6 +117,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->reader_type);
     Py_VISIT(state->writer_type);
     Py_VISIT(state->pages_type);
+    Py_VISIT(state->fetch_type);
     return 0;
 }
 
@@ -129,6 +135,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->reader_type);
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->pages_type);
+    Py_CLEAR(state->fetch_type);
     return 0;
 }
 

@@ -196,13 +196,12 @@ static size_t at_most(uint64_t bytes, size_t limit)
     return bytes < limit ? (size_t)bytes : limit;
 }
 
-/* Fills data with [position + ahead, + length), which the object has. Does not move the
- * position. */
-static int fill(struct reader_object *self, uint64_t ahead, void *data, size_t length)
+/* Fills data with [offset, offset + length), which the object has. Does not move the position. */
+static int fill_from(struct reader_object *self, uint64_t offset, void *data, size_t length)
 {
     struct s3d_error error;
     struct s3d_reader *reader = self->reader;
-    struct read_step step = {reader, self->position + ahead, data, length, 0};
+    struct read_step step = {reader, offset, data, length, 0};
     enum s3d_code code = S3D_AGAIN;
     if (!length) {
         return 0;
@@ -229,6 +228,11 @@ static int fill(struct reader_object *self, uint64_t ahead, void *data, size_t l
         bind_stream_fail(&self->stream, &error);
     }
     return -1;
+}
+
+static int fill(struct reader_object *self, uint64_t ahead, void *data, size_t length)
+{
+    return fill_from(self, self->position + ahead, data, length);
 }
 
 /* length bytes from the position on, straight into a bytes object's own memory. */
@@ -585,6 +589,57 @@ static PyType_Spec reader_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = reader_slots,
 };
+
+/* --- from C -------------------------------------------------------------------------------- */
+
+int bind_reader_read_at(PyObject *object, uint64_t offset, void *data, size_t length)
+{
+    struct reader_object *self = (struct reader_object *)object;
+    if (enter(self)) {
+        return -1;
+    }
+    int failed = -1;
+    if (offset > self->object.size_bytes || length > self->object.size_bytes - offset) {
+        struct s3d_error error;
+        s3d_fail(&error, S3D_INTERNAL, "a read beyond the end of the object");
+        bind_stream_fail(&self->stream, &error);
+    } else {
+        failed = fill_from(self, offset, data, length);
+    }
+    leave(self);
+    return failed;
+}
+
+int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_segment *segments,
+                      size_t segment_count, s3d_get_piece *piece, void *context)
+{
+    struct reader_object *self = (struct reader_object *)object;
+    struct s3d_error error;
+    enum s3d_code code;
+    *get = NULL;
+    if (enter(self)) {
+        return -1;
+    }
+    struct s3d_reader *reader = self->reader;
+    Py_BEGIN_ALLOW_THREADS
+    code = s3d_reader_fetch(get, reader, segments, segment_count, piece, context, &error);
+    Py_END_ALLOW_THREADS
+    if (code) {
+        bind_stream_fail(&self->stream, &error);
+    }
+    leave(self);
+    return code ? -1 : 0;
+}
+
+uint64_t bind_reader_size(PyObject *object)
+{
+    return ((struct reader_object *)object)->object.size_bytes;
+}
+
+const char *bind_reader_uri(PyObject *object)
+{
+    return bind_stream_uri((struct bind_stream *)object);
+}
 
 int bind_reader_init(PyObject *module, struct bind_state *state)
 {

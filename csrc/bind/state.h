@@ -24,6 +24,7 @@ struct bind_state {
     PyTypeObject *reader_type;
     PyTypeObject *writer_type;
     PyTypeObject *pages_type;
+    PyTypeObject *fetch_type;
 };
 
 extern struct PyModuleDef bind_np_module;

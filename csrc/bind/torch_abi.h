@@ -17,6 +17,14 @@ struct torch_library; /* TorchLibraryOpaque */
 typedef uint64_t torch_value;
 typedef void torch_boxed(torch_value *stack, uint64_t argument_count, uint64_t result_count);
 
+/* Frees a storage's memory when the last reference to it goes; any thread, without the GIL. */
+typedef void torch_deleter(void *data, void *context);
+
+/* Drops an owned handle. */
+int32_t aoti_torch_delete_tensor_object(struct torch_tensor *tensor);
+int32_t aoti_torch_get_data_ptr(struct torch_tensor *tensor, void **data);
+int32_t aoti_torch_get_numel(struct torch_tensor *tensor, int64_t *numel);
+
 int32_t aoti_torch_device_type_cpu(void);
 int32_t aoti_torch_dtype_uint8(void);
 int32_t aoti_torch_layout_strided(void);
@@ -43,7 +51,7 @@ torch_from_blob(void *data, int64_t dimensions, const int64_t *sizes, const int6
                 int64_t storage_offset, int32_t dtype, int32_t device_type,
                 int32_t device_index, struct torch_tensor **tensor, int32_t layout,
                 const uint8_t *opaque_metadata, int64_t opaque_metadata_size,
-                void (*deleter)(void *data, void *context), void *context);
+                torch_deleter *deleter, void *context);
 
 /* torch 2.13. What went wrong last on this thread; borrowed. Weak: NULL in an older torch. */
 __attribute__((weak)) const char *torch_exception_get_what_without_backtrace(void);

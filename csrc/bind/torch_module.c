@@ -23,38 +23,64 @@ static void free_pages(void *data, void *context)
     api->pages_free(data, (uintptr_t)context);
 }
 
-static struct torch_tensor *tensor_over(void *data, size_t bytes)
+static struct torch_tensor *tensor_over(void *data, size_t bytes, torch_deleter *deleter,
+                                        void *context)
 {
     struct torch_tensor *tensor = NULL;
     int64_t size = (int64_t)bytes, stride = 1;
-    int32_t failed = torch_from_blob(
-        data, 1, &size, &stride, 0, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), -1,
-        &tensor, aoti_torch_layout_strided(), NULL, 0, free_pages, (void *)(uintptr_t)bytes);
+    int32_t failed = torch_from_blob(data, 1, &size, &stride, 0, aoti_torch_dtype_uint8(),
+                                     aoti_torch_device_type_cpu(), -1, &tensor,
+                                     aoti_torch_layout_strided(), NULL, 0, deleter, context);
     return failed ? NULL : tensor;
 }
 
 /*
- * C cannot throw, and an operator has no other way to fail: when there is no memory the result
- * is a tensor of no bytes, which s3dlio_torch._memory looks for.
+ * C cannot throw, and an operator has no other way to fail: then the result is a tensor of no
+ * bytes, which s3dlio_torch._memory looks for. NULL only when not even that can be had: torch then
+ * raises for an undefined result.
  */
+static struct torch_tensor *empty_tensor(void)
+{
+    static char nothing[1];
+    return tensor_over(nothing, 0, NULL, NULL);
+}
+
 static void empty(torch_value *stack, uint64_t Py_UNUSED(argument_count),
                   uint64_t Py_UNUSED(result_count))
 {
-    static char nothing[1];
     int64_t wanted = (int64_t)stack[0];
     size_t bytes = wanted > 0 ? (size_t)wanted : 0;
     void *data = bytes ? api->pages_alloc(bytes) : NULL;
-    struct torch_tensor *tensor = data ? tensor_over(data, bytes) : NULL;
+    struct torch_tensor *tensor =
+        data ? tensor_over(data, bytes, free_pages, (void *)(uintptr_t)bytes) : NULL;
     if (data && !tensor) {
         api->pages_free(data, bytes);
     }
+    stack[0] = (torch_value)(uintptr_t)(tensor ? tensor : empty_tensor());
+}
+
+/* The base lives as long as a view of it. */
+static void drop_base(void *Py_UNUSED(data), void *base)
+{
+    (void)aoti_torch_delete_tensor_object(base);
+}
+
+/* A tensor, with a storage of its own, over [offset, offset + nbytes) of a CPU tensor's bytes. */
+static void view(torch_value *stack, uint64_t Py_UNUSED(argument_count),
+                 uint64_t Py_UNUSED(result_count))
+{
+    struct torch_tensor *base = (struct torch_tensor *)(uintptr_t)stack[0];
+    int64_t offset = (int64_t)stack[1], bytes = (int64_t)stack[2], size = 0;
+    void *data = NULL;
+    struct torch_tensor *tensor = NULL;
+    bool fits = !aoti_torch_get_numel(base, &size) && !aoti_torch_get_data_ptr(base, &data) &&
+                offset >= 0 && bytes > 0 && bytes <= size && offset <= size - bytes;
+    if (fits) {
+        tensor = tensor_over((char *)data + offset, (size_t)bytes, drop_base, base);
+    }
     if (!tensor) {
-        int64_t size = 0, stride = 1;
-        /* Only a failure to allocate the tensor's own few bytes leaves it NULL: torch then
-         * raises for an undefined result. */
-        (void)torch_from_blob(nothing, 1, &size, &stride, 0, aoti_torch_dtype_uint8(),
-                              aoti_torch_device_type_cpu(), -1, &tensor,
-                              aoti_torch_layout_strided(), NULL, 0, NULL, NULL);
+        drop_base(NULL, base); /* the argument is ours to drop */
+        tensor = empty_tensor();
     }
     stack[0] = (torch_value)(uintptr_t)tensor;
 }
@@ -75,11 +101,13 @@ static int register_operator(void)
     struct torch_library *schema = NULL, *kernel = NULL;
     if (aoti_torch_library_init_fragment("s3dlio_native", __FILE__, __LINE__, &schema) ||
         aoti_torch_library_def(schema, "empty(int nbytes) -> Tensor") ||
+        aoti_torch_library_def(schema, "view(Tensor base, int offset, int nbytes) -> Tensor") ||
         /* Without tensor arguments there is nothing to dispatch on but this key. */
         aoti_torch_library_init_impl("s3dlio_native", "CompositeExplicitAutograd", __FILE__,
                                      __LINE__, &kernel) ||
-        aoti_torch_library_impl(kernel, "empty", empty)) {
-        raise_torch_error("torch did not register s3dlio_native::empty");
+        aoti_torch_library_impl(kernel, "empty", empty) ||
+        aoti_torch_library_impl(kernel, "view", view)) {
+        raise_torch_error("torch did not register s3dlio_native's operators");
         if (kernel) {
             aoti_torch_delete_library_object(kernel);
         }

@@ -17,12 +17,20 @@
  *   no reference     aborts, with a ResourceWarning
  *   exit             the engine aborts (core/engine.h); later calls raise what it says
  */
+/* An object whose memory is being sent, up to this position of the stream. */
+struct kept {
+    PyObject *owner;
+    uint64_t end;
+};
+
 struct writer_object {
     struct bind_stream stream;
     struct s3d_put *put; /* NULL once ended and freed */
     /* locked{stream.lock} */
     uint64_t position;  /* bytes written */
     PyObject *metadata; /* the dict of close(): it is committed */
+    struct kept *kept;  /* in order of `end`; kept_first of them are gone already */
+    size_t kept_first, kept_count, kept_capacity;
     bool aborted;
 };
 
@@ -111,14 +119,25 @@ static void abort_put(struct writer_object *self, const struct s3d_error *why)
     }
 }
 
+/* Lets go of what lies before `end`: the store has it, or nothing is sent any more. */
+static void release_kept(struct writer_object *self, uint64_t end)
+{
+    while (self->kept_first < self->kept_count && self->kept[self->kept_first].end <= end) {
+        Py_CLEAR(self->kept[self->kept_first++].owner);
+    }
+}
+
 static void free_put(struct writer_object *self)
 {
     struct s3d_put *put = self->put;
     self->put = NULL;
     if (put) {
         Py_BEGIN_ALLOW_THREADS
-        s3d_put_free(put);
+        s3d_put_free(put); /* joins: nothing refers to the kept objects' memory afterwards */
         Py_END_ALLOW_THREADS
+    }
+    if (!bind_stream_forked(&self->stream)) {
+        release_kept(self, UINT64_MAX);
     }
 }
 
@@ -186,12 +205,17 @@ static void writer_dealloc(PyObject *object)
     }
     PyObject_GC_UnTrack(object);
     Py_CLEAR(((struct writer_object *)object)->metadata);
+    PyMem_Free(((struct writer_object *)object)->kept);
     bind_stream_dealloc((struct bind_stream *)object);
 }
 
 static int writer_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    Py_VISIT(((struct writer_object *)object)->metadata);
+    struct writer_object *self = (struct writer_object *)object;
+    Py_VISIT(self->metadata);
+    for (size_t i = self->kept_first; i < self->kept_count; i++) {
+        Py_VISIT(self->kept[i].owner);
+    }
     return bind_stream_traverse((struct bind_stream *)object, visit, arg);
 }
 
@@ -276,6 +300,91 @@ static PyObject *writer_write(PyObject *object, PyObject *buffer)
     }
     PyBuffer_Release(&view);
     return result;
+}
+
+/* --- appending from C ---------------------------------------------------------------------- */
+
+static enum s3d_code step_refer(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct write_step *step = context;
+    return s3d_put_refer(step->put, step->data, step->length, &step->written, timeout_ms, error);
+}
+
+static int keep(struct writer_object *self, PyObject *owner, uint64_t end)
+{
+    release_kept(self, s3d_put_stored_bytes(self->put));
+    if (self->kept_first == self->kept_count) {
+        self->kept_first = self->kept_count = 0;
+    }
+    if (self->kept_count == self->kept_capacity) {
+        size_t capacity = self->kept_capacity ? self->kept_capacity * 2 : 64;
+        struct kept *larger = PyMem_Realloc(self->kept, capacity * sizeof *larger);
+        if (!larger) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        self->kept = larger;
+        self->kept_capacity = capacity;
+    }
+    self->kept[self->kept_count++] = (struct kept){Py_NewRef(owner), end};
+    return 0;
+}
+
+static int append_locked(struct writer_object *self, PyObject *owner, const void *data,
+                         size_t length, bind_step *how)
+{
+    struct s3d_error error;
+    struct write_step step = {self->put, data, length, 0};
+    if (check_writable(self) || (owner && keep(self, owner, self->position + length))) {
+        return -1;
+    }
+    enum s3d_code code = length ? bind_wait(how, &step, &error) : S3D_OK;
+    if (code) {
+        poison(self, code, &error);
+        return -1;
+    }
+    self->position += length;
+    return 0;
+}
+
+static int append(PyObject *writer, PyObject *owner, const void *data, size_t length,
+                  bind_step *how)
+{
+    struct writer_object *self = (struct writer_object *)writer;
+    if (enter(self)) {
+        return -1;
+    }
+    int failed = append_locked(self, owner, data, length, how);
+    leave(self);
+    return failed;
+}
+
+int bind_writer_copy(PyObject *writer, const void *data, size_t length)
+{
+    return append(writer, NULL, data, length, step_write);
+}
+
+int bind_writer_refer(PyObject *writer, PyObject *owner, const void *data, size_t length)
+{
+    return append(writer, owner, data, length, step_refer);
+}
+
+int bind_writer_zeros(PyObject *writer, uint64_t length)
+{
+    static const char zeros[1024 * 1024]; /* lives as long as any stream */
+    while (length) {
+        size_t piece = length < sizeof zeros ? (size_t)length : sizeof zeros;
+        if (append(writer, NULL, zeros, piece, step_refer)) {
+            return -1;
+        }
+        length -= piece;
+    }
+    return 0;
+}
+
+const char *bind_writer_uri(PyObject *writer)
+{
+    return bind_stream_uri((struct bind_stream *)writer);
 }
 
 /* --- close and abort ---------------------------------------------------------------------- */

@@ -1,0 +1,446 @@
+#include "bind/archive_reader.h"
+
+#include "bind/errors.h"
+#include "bind/fetch.h"
+#include "bind/reader.h"
+#include "formats/crc.h"
+#include "formats/zip_read.h"
+
+#include <string.h>
+
+enum {
+    TAIL_BYTES = 256 * 1024,  /* what a reader has in memory once open */
+    LOCAL_GUESS_BYTES = 1024, /* a local header is hardly ever longer */
+    ALIGNMENT_MAX_DIGITS = 20
+};
+
+struct archive_reader {
+    PyObject_HEAD
+    struct bind_state *state;
+    PyObject *module;
+    PyObject *stream; /* an ObjectReader */
+    /* frozen once open */
+    struct s3d_zip zip;
+    char *prefix; /* "archive/": what all records' names begin with */
+    size_t prefix_length;
+    uint64_t alignment; /* of payloads, as far as the archive says; 0: unknown */
+};
+
+static PyObject *raise_error(const struct archive_reader *self, const struct s3d_error *error)
+{
+    return bind_raise(self->state, error, bind_reader_uri(self->stream));
+}
+
+/* --- entries ------------------------------------------------------------------------------- */
+
+/* The entry of a record by its name without the prefix; NULL without an exception if none. */
+static const struct s3d_zip_entry *find(const struct archive_reader *self, const char *name)
+{
+    size_t length = strlen(name);
+    char *full = PyMem_RawMalloc(self->prefix_length + length + 1);
+    if (!full) {
+        return NULL;
+    }
+    memcpy(full, self->prefix, self->prefix_length);
+    memcpy(full + self->prefix_length, name, length + 1);
+    const struct s3d_zip_entry *entry =
+        s3d_zip_find(&self->zip, full, self->prefix_length + length);
+    PyMem_RawFree(full);
+    return entry;
+}
+
+static const struct s3d_zip_entry *require(const struct archive_reader *self, const char *name)
+{
+    const struct s3d_zip_entry *entry = find(self, name);
+    struct s3d_error error;
+    if (!entry) {
+        s3d_fail(&error, S3D_INVALID, "the archive has no record \"%.200s\"", name);
+        raise_error(self, &error);
+    } else if (entry->method != S3D_ZIP_STORED) {
+        s3d_fail(&error, S3D_INVALID, "record \"%.200s\" is compressed (method %u)", name,
+                 entry->method);
+        raise_error(self, &error);
+        entry = NULL;
+    }
+    return entry;
+}
+
+/* Where the payload lies, from the local header. 0 or -1. */
+static int locate(const struct archive_reader *self, const struct s3d_zip_entry *entry,
+                  struct s3d_zip_local *local)
+{
+    uint64_t room = entry->end_offset - entry->header_offset;
+    size_t need = room < LOCAL_GUESS_BYTES ? (size_t)room : LOCAL_GUESS_BYTES;
+    struct s3d_error error;
+    enum s3d_code code = S3D_AGAIN;
+    int failed = 0;
+    while (!failed && code == S3D_AGAIN) {
+        size_t length = need;
+        char *header = PyMem_RawMalloc(length ? length : 1);
+        failed = !header || bind_reader_read_at(self->stream, entry->header_offset, header, length);
+        if (!failed) {
+            code = s3d_zip_local(entry, header, length, local, &need, &error);
+        }
+        PyMem_RawFree(header);
+        if (!failed && code == S3D_AGAIN && need <= length) {
+            code = s3d_fail(&error, S3D_INVALID, "a local header without an end");
+        }
+    }
+    if (!failed && code) {
+        raise_error(self, &error);
+    }
+    if (failed && !PyErr_Occurred()) {
+        PyErr_NoMemory();
+    }
+    return failed || code ? -1 : 0;
+}
+
+/* --- opening ------------------------------------------------------------------------------- */
+
+/* Reads the object from `offset` to its end and tries the directory. */
+static enum s3d_code try_directory(struct archive_reader *self, uint64_t size, uint64_t *offset,
+                                   struct s3d_error *error, int *failed)
+{
+    enum s3d_code code = S3D_OK;
+    size_t length = (size_t)(size - *offset);
+    char *tail = PyMem_RawMalloc(length ? length : 1);
+    *failed = 0;
+    if (!tail) {
+        PyErr_NoMemory();
+        *failed = -1;
+    } else if (bind_reader_read_at(self->stream, *offset, tail, length)) {
+        *failed = -1;
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        code = s3d_zip_open(&self->zip, size, tail, length, offset, error);
+        Py_END_ALLOW_THREADS
+    }
+    PyMem_RawFree(tail);
+    return code;
+}
+
+static int open_directory(struct archive_reader *self)
+{
+    uint64_t size = bind_reader_size(self->stream);
+    uint64_t offset = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
+    struct s3d_error error;
+    int failed;
+    enum s3d_code code = try_directory(self, size, &offset, &error, &failed);
+    while (!failed && code == S3D_AGAIN) {
+        s3d_zip_close(&self->zip);
+        code = try_directory(self, size, &offset, &error, &failed);
+    }
+    if (!failed && !code && (self->zip.duplicates || self->zip.prefix_bytes)) {
+        code = s3d_fail(&error, S3D_INVALID,
+                        "not a torch archive: it has records of one name, or bytes before it");
+    }
+    if (!failed && code) {
+        raise_error(self, &error);
+    }
+    return failed || code ? -1 : 0;
+}
+
+/* torch's rule: the archive's name is what stands before the first record's first '/'. */
+static int find_prefix(struct archive_reader *self)
+{
+    const char *first = self->zip.count ? self->zip.entries[0].name : "";
+    const char *slash = strchr(first, '/');
+    self->prefix_length = slash ? (size_t)(slash - first) + 1 : 0;
+    self->prefix = PyMem_RawMalloc(self->prefix_length + 1);
+    if (!self->prefix) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(self->prefix, first, self->prefix_length);
+    self->prefix[self->prefix_length] = '\0';
+    return 0;
+}
+
+static PyObject *record_bytes(const struct archive_reader *self, const char *name);
+
+/* What the archive says of its own alignment; older ones say nothing, and mean 64. */
+static int find_alignment(struct archive_reader *self)
+{
+    self->alignment = 64;
+    if (!find(self, ".storage_alignment")) {
+        return 0;
+    }
+    PyObject *bytes = record_bytes(self, ".storage_alignment");
+    if (!bytes) {
+        return -1;
+    }
+    uint64_t alignment;
+    bool known = PyBytes_GET_SIZE(bytes) <= ALIGNMENT_MAX_DIGITS &&
+                 s3d_parse_u64(PyBytes_AS_STRING(bytes), &alignment);
+    self->alignment = known ? alignment : 0;
+    Py_DECREF(bytes);
+    return 0;
+}
+
+static PyObject *archive_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static const char *const names[] = {"stream", NULL};
+    PyObject *module, *stream;
+    struct bind_state *state = bind_state_of_type(type, &module);
+    if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!:ArchiveReader",
+                                               BIND_NAMES(names), state->reader_type, &stream)) {
+        return NULL;
+    }
+    struct archive_reader *self = (struct archive_reader *)type->tp_alloc(type, 0);
+    if (!self) {
+        return NULL;
+    }
+    self->state = state;
+    self->module = Py_NewRef(module);
+    self->stream = Py_NewRef(stream);
+    if (open_directory(self) || find_prefix(self) || find_alignment(self)) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+/* --- small records ------------------------------------------------------------------------- */
+
+static int check_sum(const struct archive_reader *self, const struct s3d_zip_entry *entry,
+                     const char *data)
+{
+    struct s3d_error error;
+    uint32_t sum = 0;
+    Py_BEGIN_ALLOW_THREADS
+    sum = s3d_crc32(0, data, (size_t)entry->size_bytes);
+    Py_END_ALLOW_THREADS
+    if (!entry->crc || sum == entry->crc) {
+        return 0; /* torch writes 0 when it is told to compute none */
+    }
+    s3d_fail(&error, S3D_INTEGRITY, "%s is damaged: its CRC-32 is %08x, but the archive says %08x",
+             entry->name, sum, entry->crc);
+    raise_error(self, &error);
+    return -1;
+}
+
+static PyObject *record_bytes(const struct archive_reader *self, const char *name)
+{
+    struct s3d_zip_local local;
+    const struct s3d_zip_entry *entry = require(self, name);
+    if (!entry || locate(self, entry, &local)) {
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)entry->size_bytes);
+    if (bytes && (bind_reader_read_at(self->stream, local.data_offset, PyBytes_AS_STRING(bytes),
+                                      (size_t)entry->size_bytes) ||
+                  check_sum(self, entry, PyBytes_AS_STRING(bytes)))) {
+        Py_CLEAR(bytes);
+    }
+    return bytes;
+}
+
+static PyObject *archive_get_record(PyObject *object, PyObject *argument)
+{
+    const char *name = PyUnicode_AsUTF8(argument);
+    return name ? record_bytes((struct archive_reader *)object, name) : NULL;
+}
+
+static PyObject *archive_has_record(PyObject *object, PyObject *argument)
+{
+    const char *name = PyUnicode_AsUTF8(argument);
+    return name ? PyBool_FromLong(find((struct archive_reader *)object, name) != NULL) : NULL;
+}
+
+/* --- what is there ------------------------------------------------------------------------- */
+
+/* The name without the prefix; NULL for an entry outside the archive's folder. */
+static const char *record_name(const struct archive_reader *self,
+                               const struct s3d_zip_entry *entry)
+{
+    return strncmp(entry->name, self->prefix, self->prefix_length) == 0
+               ? entry->name + self->prefix_length
+               : NULL;
+}
+
+static PyObject *archive_records(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const struct archive_reader *self = (struct archive_reader *)object;
+    PyObject *records = PyList_New(0);
+    for (uint32_t i = 0; records && i < self->zip.count; i++) {
+        const struct s3d_zip_entry *entry = &self->zip.entries[self->zip.by_offset[i]];
+        const char *name = record_name(self, entry);
+        PyObject *record =
+            name ? Py_BuildValue("(sKO)", name, (unsigned long long)entry->size_bytes,
+                                 entry->method == S3D_ZIP_STORED ? Py_True : Py_False)
+                 : NULL;
+        if (name && (!record || PyList_Append(records, record))) {
+            Py_CLEAR(records);
+        }
+        Py_XDECREF(record);
+    }
+    return records;
+}
+
+/* What torch has written lies where torch's rules say; of other archives the header is read. */
+static int place(const struct archive_reader *self, const struct s3d_zip_entry *entry,
+                 struct s3d_zip_local *local)
+{
+    bool predicted = self->alignment && s3d_zip_predict(entry, self->alignment, local);
+    return predicted ? 0 : locate(self, entry, local);
+}
+
+static PyObject *archive_record_offset(PyObject *object, PyObject *argument)
+{
+    const struct archive_reader *self = (struct archive_reader *)object;
+    struct s3d_zip_local local;
+    const char *name = PyUnicode_AsUTF8(argument);
+    const struct s3d_zip_entry *entry = name ? require(self, name) : NULL;
+    if (!entry || place(self, entry, &local)) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(local.data_offset);
+}
+
+static PyObject *archive_header_offset(PyObject *object, PyObject *argument)
+{
+    const struct archive_reader *self = (struct archive_reader *)object;
+    const char *name = PyUnicode_AsUTF8(argument);
+    const struct s3d_zip_entry *entry = name ? require(self, name) : NULL;
+    return entry ? PyLong_FromUnsignedLongLong(entry->header_offset) : NULL;
+}
+
+/* --- the wave ------------------------------------------------------------------------------ */
+
+static int fill_item(const struct archive_reader *self, struct bind_fetch_item *item,
+                     const char *name, PyObject *target, bool verify)
+{
+    struct s3d_zip_local local;
+    uint64_t size;
+    const struct s3d_zip_entry *entry = require(self, name);
+    if (!entry || bind_storage_memory(target, &item->data, &size)) {
+        return -1;
+    }
+    if (size != entry->size_bytes) {
+        struct s3d_error error;
+        s3d_fail(&error, S3D_INVALID, "record %s has %llu bytes, but %llu are expected", name,
+                 (unsigned long long)entry->size_bytes, (unsigned long long)size);
+        raise_error(self, &error);
+        return -1;
+    }
+    if (place(self, entry, &local)) {
+        return -1;
+    }
+    item->target = Py_NewRef(target);
+    item->offset_bytes = local.data_offset;
+    item->size_bytes = size;
+    item->name = entry->name;
+    item->crc = entry->crc;
+    item->has_crc = verify && entry->crc && size;
+    return 0;
+}
+
+static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    static const char *const keys[] = {"names", "targets", "verify", NULL};
+    struct archive_reader *self = (struct archive_reader *)object;
+    PyObject *names, *targets;
+    int verify = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!|p:fetch", BIND_NAMES(keys),
+                                     &PyList_Type, &names, &PyList_Type, &targets, &verify)) {
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(names);
+    if (PyList_GET_SIZE(targets) != count) {
+        PyErr_SetString(PyExc_ValueError, "as many targets as names are needed");
+        return NULL;
+    }
+    struct bind_fetch_item *items = PyMem_RawCalloc((size_t)count + 1, sizeof *items);
+    if (!items) {
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        /* fill_item runs Python code, which may have changed the lists. */
+        PyObject *name = i < PyList_GET_SIZE(names) ? PyList_GET_ITEM(names, i) : NULL;
+        PyObject *target = i < PyList_GET_SIZE(targets) ? PyList_GET_ITEM(targets, i) : NULL;
+        const char *text = name && target ? PyUnicode_AsUTF8(name) : NULL;
+        if (!text || fill_item(self, &items[i], text, target, verify)) {
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_RuntimeError, "the lists changed while they were read");
+            }
+            bind_fetch_drop(items, (size_t)count);
+            return NULL;
+        }
+    }
+    return bind_fetch_new(self->state, self->stream, object, items, (size_t)count);
+}
+
+/* --- life ---------------------------------------------------------------------------------- */
+
+static int archive_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    struct archive_reader *self = (struct archive_reader *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->module);
+    Py_VISIT(self->stream);
+    return 0;
+}
+
+static int archive_clear(PyObject *object)
+{
+    struct archive_reader *self = (struct archive_reader *)object;
+    Py_CLEAR(self->stream);
+    return 0;
+}
+
+static void archive_dealloc(PyObject *object)
+{
+    struct archive_reader *self = (struct archive_reader *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    archive_clear(object);
+    s3d_zip_close(&self->zip);
+    PyMem_RawFree(self->prefix);
+    Py_CLEAR(self->module);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef archive_methods[] = {
+    {"has_record", archive_has_record, METH_O, "has_record(name, /)\n--\n\nWhether it is there."},
+    {"get_record", archive_get_record, METH_O,
+     "get_record(name, /)\n--\n\nA record as bytes, its CRC-32 checked."},
+    {"records", archive_records, METH_NOARGS,
+     "records()\n--\n\nA list of (name, size in bytes, whether it is stored uncompressed), in the "
+     "order of their offsets."},
+    {"get_record_offset", archive_record_offset, METH_O,
+     "get_record_offset(name, /)\n--\n\nThe offset of the payload's first byte in the object."},
+    {"get_record_header_offset", archive_header_offset, METH_O,
+     "get_record_header_offset(name, /)\n--\n\nThe offset of the record's local header."},
+    {"fetch", (PyCFunction)(void (*)(void))archive_fetch, METH_VARARGS | METH_KEYWORDS,
+     "fetch(names, targets, verify=True)\n--\n\nStarts fetching records into CPU storages (objects "
+     "with data_ptr() and nbytes()) of just their sizes, all at once. Returns the Fetch, whose "
+     "items are numbered as the names are."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot archive_slots[] = {
+    {Py_tp_doc,
+     (void *)(uintptr_t) "ArchiveReader(stream)\n--\n\nThe torch archive in an ObjectReader's "
+                         "object.\n\nRaises ValueError when there is none, or when it is broken."},
+    {Py_tp_new, archive_new},
+    {Py_tp_dealloc, archive_dealloc},
+    {Py_tp_traverse, archive_traverse},
+    {Py_tp_clear, archive_clear},
+    {Py_tp_methods, archive_methods},
+    {0, NULL},
+};
+
+static PyType_Spec archive_spec = {
+    .name = "s3dlio_np._native.ArchiveReader",
+    .basicsize = sizeof(struct archive_reader),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = archive_slots,
+};
+
+int bind_archive_reader_init(PyObject *module, struct bind_state *Py_UNUSED(state))
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &archive_spec, NULL);
+    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    Py_XDECREF(type);
+    return failed;
+}
