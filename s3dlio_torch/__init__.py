@@ -10,6 +10,7 @@ exceptions are s3dlio_np's.
 """
 
 from s3dlio_np._version import __version__
+from s3dlio_torch._partial import TensorInfo, inspect
 from s3dlio_torch._serialization import load, save
 
-__all__ = ["__version__", "load", "save"]
+__all__ = ["TensorInfo", "__version__", "inspect", "load", "save"]

@@ -13,6 +13,8 @@ import torch
 
 import s3dlio_np
 from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
+from s3dlio_torch._archive import can_save, save_archive, torch_load_over
+from s3dlio_torch._partial import Keys, load_part
 
 FileLike = str | os.PathLike[str] | IO[bytes]
 
@@ -36,26 +38,27 @@ def save(
     pickle_module, pickle_protocol and the two after them: torch.save's.
     part_size (bytes), max_concurrency, options: as for s3dlio_np.open; for a URI only.
 
-    Tensors are sent from their own memory, one storage after the other, without a copy of the whole.
-    The object appears whole or not at all. Raises what pickling raises, and s3dlio_np.open's
-    exceptions: the first failure of the stream, with what torch made of it as its cause.
+    The bytes are those of torch.save into a BytesIO. Storages on the CPU are sent from where they
+    lie, without a copy: they must not change before save returns. Others are copied to the CPU one
+    after the other, as torch does. The object appears whole or not at all. Raises what pickling
+    raises, and s3dlio_np.open's exceptions.
     """
-    arguments = (
-        pickle_module,
-        pickle_protocol,
-        _use_new_zipfile_serialization,
-        _disable_byteorder_record,
-    )
+    how = (pickle_module, pickle_protocol)
     if not isinstance(f, (str, os.PathLike)):
         _refuse_for_files(part_size=part_size, max_concurrency=max_concurrency, options=options)
         with _first_failure(f):
-            torch.save(obj, f, *arguments)
+            torch.save(obj, f, *how, _use_new_zipfile_serialization, _disable_byteorder_record)
         return
     with s3dlio_np.open(
         f, "wb", part_size=part_size, max_concurrency=max_concurrency, options=options
     ) as stream:
         with _first_failure(stream):
-            torch.save(obj, stream, *arguments)
+            if _use_new_zipfile_serialization and can_save():
+                save_archive(obj, stream, *how, _disable_byteorder_record)
+            else:
+                torch.save(
+                    obj, stream, *how, _use_new_zipfile_serialization, _disable_byteorder_record
+                )
 
 
 def load(
@@ -65,6 +68,9 @@ def load(
     *,
     weights_only: bool | None = None,
     mmap: bool | None = None,
+    pin_memory: bool = False,
+    keys: Keys | None = None,
+    verify: bool = True,
     part_size: int | None = None,
     max_concurrency: int | None = None,
     **pickle_load_args: Any,
@@ -75,22 +81,36 @@ def load(
     map_location, pickle_module, weights_only (True unless the environment says else), and further
         keywords: torch.load's.
     mmap: for local files only, torch then maps the file.
-    part_size (bytes), max_concurrency: as for s3dlio_np.open; for a URI only.
+    pin_memory: CPU storages lie in pinned memory.
+    keys: which entries to load: names, prefixes of names (up to a dot), or a predicate over names.
+        Names are the keys of nested dicts joined by dots. Only their storages are fetched; the
+        result is the checkpoint without the rest. A name that is not there is a KeyError.
+    verify: each record's CRC-32 is checked as it arrives (torch never checks): IntegrityError.
+    part_size (bytes), max_concurrency: as for s3dlio_np.open. These five are for a URI only.
 
-    Each storage is read by parallel requests straight into the memory of its tensor. Raises what
-    torch.load raises, and s3dlio_np.open's exceptions: the first failure of the stream, with what
-    torch made of it as its cause. weights_only=False runs code that the file contains.
+    All storages are fetched at once by parallel requests, straight into their memory, while torch
+    unpickles. They are 64-byte aligned and cannot be resized. Raises what torch.load raises, and
+    s3dlio_np.open's exceptions. weights_only=False runs code that the file contains.
     """
     arguments = {"weights_only": weights_only, "mmap": mmap, **pickle_load_args}
     if not isinstance(f, (str, os.PathLike)):
-        _refuse_for_files(part_size=part_size, max_concurrency=max_concurrency)
+        _refuse_for_files(
+            part_size=part_size,
+            max_concurrency=max_concurrency,
+            pin_memory=pin_memory or None,
+            keys=keys,
+        )
         with _first_failure(f):
             return torch.load(f, map_location, pickle_module, **arguments)
     if mmap:
         return torch.load(_local_path(f), map_location, pickle_module, **arguments)
     with s3dlio_np.open(f, part_size=part_size, max_concurrency=max_concurrency) as stream:
+        how = {"verify": verify, "pin_memory": pin_memory}
         with _first_failure(stream):
-            return torch.load(stream, map_location, pickle_module, **arguments)
+            if keys is not None:
+                return load_part(stream, keys, map_location, pickle_module, arguments, how)
+            torch_load = torch_load_over(stream, **how)
+            return torch_load(stream, map_location, pickle_module, **arguments)
 
 
 @contextmanager

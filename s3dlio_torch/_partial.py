@@ -1,0 +1,174 @@
+"""Part of a checkpoint: which of its entries are wanted, and what it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import s3dlio_np
+from s3dlio_np import ObjectReader
+from s3dlio_torch._archive import Archive, torch_load_over
+
+Keys = str | Iterable[str] | Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a checkpoint says of one tensor.
+
+    dtype, shape, stride (elements): as torch's. nbytes: of its elements. record: the archive's
+    record that holds its storage, which tensors may share. offset: of its first element in the
+    object, in bytes.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    nbytes: int
+    record: str
+    offset: int
+
+
+def inspect(
+    uri: str | os.PathLike[str], *, part_size: int | None = None, max_concurrency: int | None = None
+) -> dict[str, TensorInfo]:
+    """What tensors a checkpoint holds, by name, from its directory and its pickle alone.
+
+    Names are the keys of nested dicts joined by dots, with list positions as numbers. No storage is
+    fetched, and no code of the file's runs: what torch.load(weights_only=True) refuses is refused
+    with its error. Raises s3dlio_np.open's exceptions, too.
+    """
+    with s3dlio_np.open(uri, part_size=part_size, max_concurrency=max_concurrency) as stream:
+        skeleton, records = _skeleton(stream, {"weights_only": True})
+        return {
+            name: _describe(tensor, records)
+            for name, tensor in _walk("", skeleton, into_lists=True)
+            if isinstance(tensor, torch.Tensor)
+        }
+
+
+def load_part(
+    stream: ObjectReader,
+    keys: Keys,
+    map_location: Any,
+    pickle_module: Any,
+    arguments: dict[str, Any],
+    how: dict[str, Any],
+) -> Any:
+    """torch.load of the entries that `keys` selects; only their storages are fetched."""
+    selects = _selector(keys)
+    skeleton, records = _skeleton(stream, arguments, pickle_module)
+    names = {name for name, _ in _walk("", skeleton) if selects(name)}
+    _refuse_unknown(keys, names)
+    wanted = {
+        records[offset]
+        for name, value in _walk("", skeleton)
+        if name in names
+        for offset in _storage_offsets(value)
+    }
+    torch_load = torch_load_over(stream, wanted=wanted, **how)
+    loaded = torch_load(stream, _sparing_meta(map_location), pickle_module, **arguments)
+    return _prune("", loaded, names)
+
+
+def _skeleton(
+    stream: ObjectReader, arguments: dict[str, Any], pickle_module: Any = None
+) -> tuple[Any, dict[int, str]]:
+    """The checkpoint with meta tensors, and its data records by offset."""
+    skeleton = torch_load_over(stream)(stream, "meta", pickle_module, **arguments)
+    archive = Archive(stream)
+    stream.seek(0)
+    records = {
+        archive.get_record_offset(name): name
+        for name in archive.get_all_records()
+        if name.startswith("data/")
+    }
+    return skeleton, records
+
+
+def _walk(name: str, value: Any, into_lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """The leaves below value with their names; dicts are gone into, lists where asked."""
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif into_lists and isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, item in items:
+        yield from _walk(f"{name}.{key}" if name else str(key), item, into_lists)
+
+
+def _storage_offsets(value: Any) -> Iterator[int]:
+    """Where the storages of all tensors in a leaf begin in the object."""
+    for _, leaf in _walk("", value, into_lists=True):
+        if isinstance(leaf, torch.Tensor):
+            yield _storage_offset(leaf)
+
+
+def _storage_offset(tensor: torch.Tensor) -> int:
+    offset = tensor.untyped_storage()._checkpoint_offset
+    if offset is None:
+        raise RuntimeError("torch has not said where a storage lies in the archive")
+    return offset
+
+
+def _describe(tensor: torch.Tensor, records: dict[int, str]) -> TensorInfo:
+    start = _storage_offset(tensor)
+    return TensorInfo(
+        dtype=tensor.dtype,
+        shape=tuple(tensor.shape),
+        stride=tensor.stride(),
+        nbytes=tensor.nbytes,
+        record=records[start],
+        offset=start + int(tensor.storage_offset()) * tensor.element_size(),
+    )
+
+
+def _selector(keys: Keys) -> Callable[[str], bool]:
+    if callable(keys):
+        return keys
+    exact = {keys} if isinstance(keys, str) else set(keys)
+    prefixes = tuple(key if key.endswith(".") else key + "." for key in exact)
+    return lambda name: name in exact or name.startswith(prefixes)
+
+
+def _refuse_unknown(keys: Keys, names: set[str]) -> None:
+    """A key that selects nothing is a mistake that should not pass for an empty checkpoint."""
+    if callable(keys):
+        return
+    for key in {keys} if isinstance(keys, str) else set(keys):
+        if not any(map(_selector(key), names)):
+            raise KeyError(f"the checkpoint has no entry {key!r}")
+
+
+def _sparing_meta(map_location: Any) -> Callable[[Any, str], Any]:
+    """map_location for the storages that are wanted; the others stay the meta storages they are."""
+    own: Any = torch.serialization
+    restore = own._get_restore_location(map_location)
+
+    def place(storage: Any, location: str) -> Any:
+        return storage if storage.device.type == "meta" else restore(storage, location)
+
+    return place
+
+
+def _prune(name: str, value: Any, names: set[str]) -> Any:
+    """value without the leaves that are not in names, and without dicts that are empty then."""
+    if not isinstance(value, Mapping):
+        return value
+    kept = {}
+    for key, item in value.items():
+        full = f"{name}.{key}" if name else str(key)
+        if isinstance(item, Mapping):
+            item = _prune(full, item, names)
+            if not item:
+                continue
+        elif full not in names:
+            continue
+        kept[key] = item
+    return kept
