@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[OwnServer]:
     """The project's own server, signatures verified. `s3` resets it before each test."""
-    with OwnServer(verify=True) as server:
+    with OwnServer(verify=True, md5=True) as server:  # ETags as on S3
         yield server
 
 
