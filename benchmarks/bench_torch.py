@@ -1,10 +1,14 @@
 """torch save and load of a decoder-shaped state dict, beside peers, on the project's own server.
 
     python benchmarks/bench_torch.py [--size-mib 1024] [--rounds 3] [--out FILE.json]
+                                     [--latency-ms 30 --bandwidth-mbps 80 --concurrency 8]
 
-Ways: this project; boto3 through BytesIO (its transfer manager, ten threads); s3torchconnector.
-The raw limit is the same bytes over plain sockets in eight threads, into or out of memory that
-is there already. Ratios, not absolute figures, mean something on a shared machine.
+Ways: this project natively; this project's file objects under torch's public functions; boto3
+through BytesIO (its transfer manager); s3torchconnector; s3dlio (its multipart writer; get). The
+raw limit is the same bytes over plain sockets in eight threads, into or out of memory that is
+there already. With --latency-ms and --bandwidth-mbps the server is far: each answer starts late
+and each connection is slow, and what the plan allows is connections x bandwidth. Ratios, not
+absolute figures, mean something on a shared machine.
 """
 
 from __future__ import annotations
@@ -63,6 +67,12 @@ def boto3_client() -> Any:
     return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
 
 
+def boto3_config(concurrency: int | None) -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(max_concurrency=concurrency) if concurrency else TransferConfig()
+
+
 def connector() -> Any:
     from s3torchconnector import S3Checkpoint, S3ClientConfig
 
@@ -73,19 +83,61 @@ def connector() -> Any:
     )
 
 
+def small_tensors(size_mib: int) -> dict[str, Any]:
+    """The same amount in tensors of 4 KiB."""
+    import torch
+
+    return {f"t{i}": torch.full((1024,), float(i)) for i in range(size_mib * 256)}
+
+
+STATES = {"decoder": decoder_state, "small": small_tensors}
+
+
 # ---- saving ----
 
 
 @job
-def save_ours(size_mib: int) -> tuple[Step, int]:
+def save_ours(size_mib: int, state: str = "decoder", concurrency: int | None = None) -> tuple[Step, int]:
     import s3dlio_torch
 
-    state = decoder_state(size_mib)
-    return lambda: s3dlio_torch.save(state, f"s3://{BUCKET}/ours.pt"), 0
+    value, uri = STATES[state](size_mib), f"s3://{BUCKET}/ours.pt"
+    return lambda: s3dlio_torch.save(value, uri, max_concurrency=concurrency), 0
 
 
 @job
-def save_boto3(size_mib: int) -> tuple[Step, int]:
+def save_file_object(size_mib: int, concurrency: int | None = None) -> tuple[Step, int]:
+    import torch
+
+    import s3dlio_np
+
+    state = decoder_state(size_mib)
+
+    def step() -> None:
+        with s3dlio_np.open(f"s3://{BUCKET}/file.pt", "wb", max_concurrency=concurrency) as f:
+            torch.save(state, f)
+
+    return step, 0
+
+
+@job
+def save_s3dlio(size_mib: int, concurrency: int | None = None) -> tuple[Step, int]:
+    import s3dlio
+    import torch
+
+    state = decoder_state(size_mib)
+
+    def step() -> None:
+        writer = s3dlio.MultipartUploadWriter.from_uri(
+            f"s3://{BUCKET}/s3dlio.pt", part_size=PART, max_in_flight=concurrency
+        )
+        torch.save(state, writer)
+        writer.close()
+
+    return step, 0
+
+
+@job
+def save_boto3(size_mib: int, concurrency: int | None = None) -> tuple[Step, int]:
     import torch
 
     client, state = boto3_client(), decoder_state(size_mib)
@@ -94,13 +146,13 @@ def save_boto3(size_mib: int) -> tuple[Step, int]:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         buffer.seek(0)
-        client.upload_fileobj(buffer, BUCKET, "boto3.pt")
+        client.upload_fileobj(buffer, BUCKET, "boto3.pt", Config=boto3_config(concurrency))
 
     return step, 0
 
 
 @job
-def save_s3torchconnector(size_mib: int) -> tuple[Step, int]:
+def save_s3torchconnector(size_mib: int, concurrency: int | None = None) -> tuple[Step, int]:
     import torch
 
     checkpoint, state = connector(), decoder_state(size_mib)
@@ -116,21 +168,45 @@ def save_s3torchconnector(size_mib: int) -> tuple[Step, int]:
 
 
 @job
-def load_ours(size: int) -> tuple[Step, int]:
+def load_ours(size: int, key: str = SEED_KEY, concurrency: int | None = None) -> tuple[Step, int]:
     import s3dlio_torch
 
-    return lambda: s3dlio_torch.load(f"s3://{BUCKET}/{SEED_KEY}"), size
+    return lambda: s3dlio_torch.load(f"s3://{BUCKET}/{key}", max_concurrency=concurrency), size
 
 
 @job
-def load_boto3(size: int) -> tuple[Step, int]:
+def load_file_object(size: int, concurrency: int | None = None) -> tuple[Step, int]:
+    import torch
+
+    import s3dlio_np
+
+    def step() -> Any:
+        with s3dlio_np.open(f"s3://{BUCKET}/{SEED_KEY}", max_concurrency=concurrency) as f:
+            return torch.load(f)
+
+    return step, size
+
+
+@job
+def load_s3dlio(size: int, concurrency: int | None = None) -> tuple[Step, int]:
+    import s3dlio
+    import torch
+
+    def step() -> Any:
+        return torch.load(io.BytesIO(s3dlio.get(f"s3://{BUCKET}/{SEED_KEY}")))
+
+    return step, size
+
+
+@job
+def load_boto3(size: int, concurrency: int | None = None) -> tuple[Step, int]:
     import torch
 
     client = boto3_client()
 
     def step() -> Any:
         buffer = io.BytesIO()
-        client.download_fileobj(BUCKET, SEED_KEY, buffer)
+        client.download_fileobj(BUCKET, SEED_KEY, buffer, Config=boto3_config(concurrency))
         buffer.seek(0)
         return torch.load(buffer)
 
@@ -138,7 +214,7 @@ def load_boto3(size: int) -> tuple[Step, int]:
 
 
 @job
-def load_s3torchconnector(size: int) -> tuple[Step, int]:
+def load_s3torchconnector(size: int, concurrency: int | None = None) -> tuple[Step, int]:
     import torch
 
     checkpoint = connector()
@@ -159,7 +235,7 @@ def _in_threads(size: int, work: Callable[[socket.socket, str, int, int], None])
     address, host = (endpoint.hostname, endpoint.port), endpoint.netloc
     starts = iter(range(0, size, PART))
     lock = threading.Lock()
-    errors: list[Exception] = []
+    errors: list[OSError | AssertionError] = []
 
     def run() -> None:
         try:
@@ -171,7 +247,7 @@ def _in_threads(size: int, work: Callable[[socket.socket, str, int, int], None])
                     if start is None:
                         return
                     work(connection, host, start, min(start + PART, size))
-        except Exception as error:
+        except (OSError, AssertionError) as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(STREAMS)]
@@ -220,64 +296,129 @@ def save_raw(size: int) -> tuple[Step, int]:
     return lambda: _in_threads(size, work), 0
 
 
-def ratios(figures: dict[str, dict[str, float]], ours: str) -> dict[str, float]:
+OURS, FILE_OBJECT, RAW = "s3dlio_torch", "torch on s3dlio_np.open", "raw sockets"
+PEERS = {
+    "boto3 + BytesIO": "boto3",
+    "s3torchconnector": "s3torchconnector",
+    "s3dlio": "s3dlio",
+}
+
+
+def ratios(figures: dict[str, dict[str, float]], planned_gb_per_s: float) -> dict[str, float]:
     speed = {label: row["gb_per_s"] for label, row in figures.items()}
-    peers = [speed[label] for label in speed if label not in (ours, "raw sockets")]
-    return {
-        "over_best_peer": speed[ours] / max(peers) if peers else float("nan"),
-        "of_raw_limit": speed[ours] / speed["raw sockets"],
+    best = max((speed[peer] for peer in PEERS if peer in speed), default=float("nan"))
+    rows = {
+        "over_best_peer": speed[OURS] / best,
+        "file_object_over_best_peer": speed[FILE_OBJECT] / best,
+        "of_raw_limit": speed[OURS] / speed[RAW],
     }
+    if planned_gb_per_s:
+        rows["of_what_the_plan_allows"] = speed[OURS] / planned_gb_per_s
+    return rows
+
+
+def compare(server: Any, verb: str, argument: dict[str, Any], size: int, options: Any) -> dict[str, Any]:
+    """All ways of one verb, in turn."""
+
+    def tidy() -> None:
+        for item in server.objects():
+            if item["key"] != SEED_KEY:
+                server.delete_object(item["bucket"], item["key"])
+
+    if verb == "save":  # a server touches its memory for the first time only once
+        harness.warm_up(__file__, "save_raw", {"size": size}, server.env())
+        tidy()
+    argument = {**argument, "concurrency": options.concurrency}
+    plan = [
+        (OURS, f"{verb}_ours", argument),
+        (FILE_OBJECT, f"{verb}_file_object", argument),
+        *((label, f"{verb}_{name}", argument) for label, name in PEERS.items()),
+        (RAW, f"{verb}_raw", {"size": size}),
+    ]
+    figures = harness.measure(
+        __file__, plan, size=size, rounds=options.rounds, env=server.env(), between=tidy
+    )
+    harness.report(f"torch.{verb}, {size / 2**20:.0f} MiB", figures)
+    planned = (options.concurrency or 0) * options.bandwidth_mbps / 1000
+    result = {"figures": figures, "ratios": ratios(figures, planned)}
+    for name, value in result["ratios"].items():
+        print(f"  {name}: {value:.2f}")
+    return result
+
+
+def compare_small(server: Any, options: Any) -> dict[str, Any]:
+    """10,000 tensors of 4 KiB beside one of 40 MiB's worth, and beside stock torch in memory."""
+    import torch
+
+    from s3dlio_torch import save
+
+    size = 40 * 2**20
+    save(small_tensors(40), f"s3://{BUCKET}/small.pt")
+    save({"one": torch.ones(size // 4)}, f"s3://{BUCKET}/one.pt")
+    plan = [
+        ("10,240 tensors of 4 KiB", "load_ours", {"size": size, "key": "small.pt"}),
+        ("one tensor of 40 MiB", "load_ours", {"size": size, "key": "one.pt"}),
+        ("torch.load of the 10,240 in memory", "load_memory", {"size": size}),
+    ]
+    figures = harness.measure(__file__, plan, size=size, rounds=options.rounds, env=server.env())
+    harness.report("many small tensors, load", figures)
+    many, one, memory = (figures[label]["seconds"] for label, _, _ in plan)
+    result = {"over_one_tensor": many / one, "over_torch_in_memory": many / memory}
+    for name, value in result.items():
+        print(f"  {name}: {value:.2f}")
+    return {"figures": figures, "ratios": result}
+
+
+@job
+def load_memory(size: int) -> tuple[Step, int]:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(small_tensors(size // 2**20), buffer)
+    buffer.seek(0)
+    return lambda: torch.load(buffer), size
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--size-mib", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "torch.json")
+    parser.add_argument("--latency-ms", type=int, default=0)
+    parser.add_argument("--bandwidth-mbps", type=int, default=0)
+    parser.add_argument("--concurrency", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
 
     import s3dlio_np
     import s3dlio_torch
     from tests.servers.own import OwnServer
 
-    with OwnServer(buckets=(BUCKET,), verify=False) as server:
+    far = {"latency_ms": options.latency_ms, "bandwidth_mbps": options.bandwidth_mbps}
+    with OwnServer(buckets=(BUCKET,), verify=False, **far) as server:
         os.environ.update(server.env())
         s3dlio_torch.save(decoder_state(options.size_mib), f"s3://{BUCKET}/{SEED_KEY}")
         size = s3dlio_np.stat(f"s3://{BUCKET}/{SEED_KEY}")["size"]
+        results = {
+            "save": compare(server, "save", {"size_mib": options.size_mib}, size, options),
+            "load": compare(server, "load", {"size": size}, size, options),
+        }
+        if not any(far.values()):
+            results["small"] = compare_small(server, options)
 
-        def tidy() -> None:
-            for item in server.objects():
-                if item["key"] != SEED_KEY:
-                    server.delete_object(item["bucket"], item["key"])
-
-        results: dict[str, Any] = {}
-        for verb, argument in (("save", {"size_mib": options.size_mib}), ("load", {"size": size})):
-            plan = [
-                ("s3dlio_torch", f"{verb}_ours", argument),
-                ("boto3 + BytesIO", f"{verb}_boto3", argument),
-                ("s3torchconnector", f"{verb}_s3torchconnector", argument),
-                ("raw sockets", f"{verb}_raw", {"size": size}),
-            ]
-            if verb == "save":  # a server touches its memory for the first time only once
-                harness.warm_up(__file__, "save_raw", {"size": size}, server.env())
-                tidy()
-            figures = harness.measure(
-                __file__, plan, size=size, rounds=options.rounds, env=server.env(), between=tidy
-            )
-            harness.report(f"torch.{verb}, {size / 2**20:.0f} MiB", figures)
-            results[verb] = {"figures": figures, "ratios": ratios(figures, "s3dlio_torch")}
-            for name, value in results[verb]["ratios"].items():
-                print(f"  {name}: {value:.2f}")
-
-    packages = ("torch", "boto3", "s3torchconnector", "s3dlio-native")
+    name = "torch_far.json" if any(far.values()) else "torch.json"
+    packages = ("torch", "boto3", "s3torchconnector", "s3dlio", "s3dlio-native")
     harness.write_json(
-        options.out,
+        options.out or ROOT / "benchmarks" / "results" / name,
         {
             "benchmark": "torch save and load, own server on loopback",
             "machine": harness.machine(),
             "versions": {package: version(package) for package in packages},
             "size_bytes": size,
             "rounds": options.rounds,
+            "server": far,
+            "concurrency": options.concurrency,
             **results,
         },
     )

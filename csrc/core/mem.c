@@ -1,15 +1,19 @@
 #include "core/mem.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE_BYTES = 2 * 1024 * 1024 };
+enum {
+    HUGE_PAGE_BYTES = 2 * 1024 * 1024,
+    HUGE_PAGE_SLOW_US = 1200, /* about what 512 small pages take */
+    SMALL_PAGES_US = 1000000
+};
 
 #ifdef S3D_FAULTS
-#include <stdatomic.h>
-
 static atomic_ulong countdown;
 static atomic_bool fired;
 
@@ -88,6 +92,35 @@ static size_t round_to_pages(size_t bytes)
     return rounded - rounded % page;
 }
 
+static int64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/*
+ * Asks for huge pages, and touches the first one to see what they cost now. Normally that is the
+ * time to clear 2 MiB, a fifth of what small pages take. But a virtual machine's host may have to
+ * back each of them first, at several times the cost of small pages, which come from memory in
+ * recent use: then small pages serve for a while.
+ */
+static void prefer_huge_pages(char *memory, size_t bytes)
+{
+    static _Atomic int64_t small_until_us;
+    int64_t start_us = now_us();
+    if (start_us < atomic_load_explicit(&small_until_us, memory_order_relaxed) ||
+        madvise(memory, bytes, MADV_HUGEPAGE)) {
+        return; /* advice: without it pages are small */
+    }
+    *(volatile char *)memory = 0;
+    int64_t end_us = now_us();
+    if (end_us - start_us > HUGE_PAGE_SLOW_US) {
+        madvise(memory, bytes, MADV_NOHUGEPAGE);
+        atomic_store_explicit(&small_until_us, end_us + SMALL_PAGES_US, memory_order_relaxed);
+    }
+}
+
 void *s3d_pages_alloc(size_t bytes)
 {
     size_t rounded = round_to_pages(bytes);
@@ -113,7 +146,7 @@ void *s3d_pages_alloc(size_t bytes)
             munmap(memory + head + rounded, slack - head);
         }
         memory += head;
-        madvise(memory, rounded, MADV_HUGEPAGE); /* advice: its failure costs speed only */
+        prefer_huge_pages(memory, rounded);
     }
     return memory;
 }

@@ -18,7 +18,7 @@ void *s3d_resize(void *memory, size_t bytes); /* realloc; the old block stays va
 void s3d_free(void *memory);                  /* NULL is allowed */
 char *s3d_copy_string(const char *text);      /* NULL in, NULL out; NULL on failure */
 
-/* Page-aligned, zero-filled by the kernel, huge pages where it helps. Size is rounded up inside;
+/* Page-aligned, zero-filled by the kernel, huge pages where they pay. Size is rounded up inside;
  * pass the same size to s3d_pages_free. */
 void *s3d_pages_alloc(size_t bytes);
 void s3d_pages_free(void *memory, size_t bytes);

@@ -152,6 +152,10 @@ static enum s3d_code take(struct s3d_put *put, enum taking taking, const void *d
         pthread_mutex_unlock(&put->entry);
         return code;
     }
+    if (taking == TAKE_REFERENCE && !put->refers) {
+        put->refers = true;
+        s3d_put_open_window(put); /* such parts cost no memory */
+    }
     while (!code && *written < length) {
         code = take_piece(put, taking, data, length, written, deadline_ms, &own);
         if (code == S3D_AGAIN && s3d_put_wait_change(put, deadline_ms)) {

@@ -314,6 +314,13 @@ void s3d_put_init_requests(struct s3d_put *put)
     }
 }
 
+void s3d_put_open_window(struct s3d_put *put)
+{
+    s3d_latch_lock(&put->latch);
+    s3d_window_open(&put->window);
+    s3d_latch_unlock(&put->latch);
+}
+
 /* ---- waiting ---- */
 
 /* Waits a little for memory or a slot; false when the deadline has come. */

@@ -45,6 +45,7 @@ struct s3d_put {
     enum s3d_put_state state;
     bool closing;           /* finish has been called: no more bytes */
     struct s3d_draft draft; /* the next part */
+    bool refers;            /* s3d_put_refer has been called */
     struct s3d_error doubt; /* why the commit's outcome had to be asked for */
     uint64_t taken_bytes;
     uint64_t sent_offset; /* where the next part begins */
@@ -84,6 +85,8 @@ S3D_MUST_USE enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes,
 /* Gives all chunks back; nothing may be in flight. */
 void s3d_put_release_chunks(struct s3d_put *put);
 
+/* Lets all slots be used at once. */
+void s3d_put_open_window(struct s3d_put *put);
 /* Sends the draft as the next part; `borrows`: from a write's memory. AGAIN: no slot is free, and
  * the draft is as it was. */
 S3D_MUST_USE enum s3d_code s3d_put_send_draft(struct s3d_put *put, bool borrows,

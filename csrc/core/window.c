@@ -11,6 +11,11 @@ void s3d_window_init(struct s3d_window *window, unsigned max)
     window->size = window->settled = max < START_SIZE ? max : START_SIZE;
 }
 
+void s3d_window_open(struct s3d_window *window)
+{
+    window->size = window->settled = window->max;
+}
+
 void s3d_window_wait(struct s3d_window *window)
 {
     window->limited = true;

@@ -28,6 +28,8 @@ struct s3d_window {
 };
 
 void s3d_window_init(struct s3d_window *window, unsigned max);
+/* All requests at once: for an owner whose requests in flight cost no memory. */
+void s3d_window_open(struct s3d_window *window);
 /* The owner has something to send, but the window is full. */
 void s3d_window_wait(struct s3d_window *window);
 /* A request ended; `throttled`: the store asked for fewer of them on the way. */
