@@ -71,6 +71,7 @@ class ObjectWriter(io.BufferedIOBase, BinaryIO):
         storage_class: str | None = None,
         metadata: Sequence[str] | None = None,
         if_none_match: bool = False,
+        expected_size: SupportsIndex = 0,
     ) -> Self: ...
     @property
     def name(self) -> str: ...

@@ -20,6 +20,7 @@ class _NativeOptions(TypedDict):
     storage_class: str | None
     metadata: tuple[str, ...] | None
     if_none_match: bool
+    expected_size: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class WriterOptions:
     max_concurrency: parts in flight at once, 1 to 1024; None: S3DLIO_PUT_INFLIGHT.
     content_type, content_encoding, storage_class: stored with the object; None: the store's default.
     metadata: the user's own names and values, ASCII, at most 2 KiB together.
+    expected_size: bytes of the object, as far as they are known: parts are made large enough for it
+        (up to S3's 48.8 TiB). None: parts grow on the way, which from 8 MiB carries 17 TiB.
     if_none_match: create only; writing an existing object is an ObjectExistsError.
 
     Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
@@ -44,12 +47,15 @@ class WriterOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
     storage_class: str | None = None
     if_none_match: bool = False
+    expected_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("part_size", "max_concurrency"):
             number = getattr(self, name)
             if number is not None and index(number) < 1:
                 raise ValueError(f"{name} is {number!r}, but must be at least 1")
+        if self.expected_size is not None and index(self.expected_size) < 0:
+            raise ValueError(f"expected_size is {self.expected_size!r}, but must not be negative")
         for name in ("content_type", "content_encoding", "storage_class"):
             text = getattr(self, name)
             if text is not None:
@@ -94,4 +100,5 @@ def native_options(options: WriterOptions | None) -> _NativeOptions:
         "storage_class": options.storage_class,
         "metadata": pairs or None,
         "if_none_match": options.if_none_match,
+        "expected_size": options.expected_size or 0,
     }

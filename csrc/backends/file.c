@@ -285,7 +285,6 @@ enum s3d_code s3d_file_open(struct s3d_store **out, struct s3d_engine *engine,
         .part_max_bytes = (uint64_t)5 << 30,
         .parts_max = 1000000,
         .object_max_bytes = INT64_MAX,
-        .put_max_bytes = INT64_MAX,
     };
     *out = &store->base;
     return S3D_OK;

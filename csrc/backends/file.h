@@ -5,8 +5,8 @@
  *
  * A request's key is a path. The driver is blocking: one request at a time on its thread,
  * executed within start(). The operations below return the attempt's end; they fill *error and
- * request->result and touch nothing else. moved_bytes grows while they run, and `cancelled` is
- * looked at between chunks of long I/O and just before anything becomes visible.
+ * request->result and touch nothing else. `cancelled` is looked at between chunks of long I/O
+ * and just before anything becomes visible.
  *
  * Files carry no object metadata: put options other than if_none_match have no effect here.
  */

@@ -179,8 +179,6 @@ enum s3d_code s3d_file_move(struct s3d_request *request, const struct s3d_file_m
         if (code) {
             return code;
         }
-        atomic_store_explicit(&request->moved_bytes, progress.moved_bytes,
-                              memory_order_relaxed);
         if (!move->writing) {
             request->result.received_bytes = progress.moved_bytes;
         }

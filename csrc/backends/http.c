@@ -235,11 +235,7 @@ static size_t on_receive(char *data, size_t size, size_t count, void *context)
         s3d_str_add_bytes(&attempt->answer.text, data, length);
         return s3d_str_check(&attempt->answer.text, &attempt->failure) ? 0 : length;
     }
-    if (place_bytes(attempt, data, length)) {
-        return 0;
-    }
-    atomic_fetch_add_explicit(&attempt->request->moved_bytes, length, memory_order_relaxed);
-    return length;
+    return place_bytes(attempt, data, length) ? 0 : length;
 }
 
 static size_t on_send(char *buffer, size_t size, size_t count, void *context)
@@ -261,7 +257,6 @@ static size_t on_send(char *buffer, size_t size, size_t count, void *context)
             attempt->send_skip = 0;
         }
     }
-    atomic_fetch_add_explicit(&attempt->request->moved_bytes, sent, memory_order_relaxed);
     return sent;
 }
 

@@ -214,7 +214,6 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
         .part_max_bytes = 5 * GIB,
         .parts_max = 10000,
         .object_max_bytes = 10000 * 5 * GIB, /* 48.8 TiB */
-        .put_max_bytes = 5 * GIB,
     };
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {

@@ -36,8 +36,14 @@ struct writer_object {
 
 /* --- open --------------------------------------------------------------------------------- */
 
+struct arguments {
+    PyObject *uri, *part_size, *max_concurrency, *metadata;
+    unsigned long long expected_bytes;
+    struct s3d_put_options options;
+};
+
 static int open_put(struct writer_object *self, const struct bind_target *target,
-                    const struct bind_transfer *transfer, const struct s3d_put_options *options)
+                    const struct bind_transfer *transfer, const struct arguments *arguments)
 {
     struct s3d_error error;
     enum s3d_code code;
@@ -45,7 +51,8 @@ static int open_put(struct writer_object *self, const struct bind_target *target
         .key = target->uri.key,
         .part_bytes = transfer->part_bytes,
         .concurrency = transfer->concurrency,
-        .options = options,
+        .expected_bytes = arguments->expected_bytes,
+        .options = &arguments->options,
     };
     Py_BEGIN_ALLOW_THREADS
     code = s3d_put_new(&self->put, target->store, &plan, &error);
@@ -58,23 +65,20 @@ static int open_put(struct writer_object *self, const struct bind_target *target
     return 0;
 }
 
-struct arguments {
-    PyObject *uri, *part_size, *max_concurrency, *metadata;
-    struct s3d_put_options options;
-};
-
 static int parse_arguments(struct arguments *arguments, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"uri",          "part_size",        "max_concurrency",
                                         "content_type", "content_encoding", "storage_class",
-                                        "metadata",     "if_none_match",    NULL};
+                                        "metadata",     "if_none_match",    "expected_size",
+                                        NULL};
     int if_none_match = 0;
     *arguments = (struct arguments){NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O|$OOzzzOp:ObjectWriter", BIND_NAMES(names), &arguments->uri,
+            args, keywords, "O|$OOzzzOpK:ObjectWriter", BIND_NAMES(names), &arguments->uri,
             &arguments->part_size, &arguments->max_concurrency,
             &arguments->options.content_type, &arguments->options.content_encoding,
-            &arguments->options.storage_class, &arguments->metadata, &if_none_match)) {
+            &arguments->options.storage_class, &arguments->metadata, &if_none_match,
+            &arguments->expected_bytes)) {
         return -1;
     }
     arguments->options.if_none_match = if_none_match != 0;
@@ -99,7 +103,7 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         self = (struct writer_object *)type->tp_alloc(type, 0);
     }
     if (self && (bind_stream_init(&self->stream, target.name, target.bytes) ||
-                 open_put(self, &target, &transfer, &arguments.options))) {
+                 open_put(self, &target, &transfer, &arguments))) {
         Py_CLEAR(self);
     }
     bind_options_fini(&arguments.options);

@@ -180,7 +180,6 @@ static void start_attempt(struct s3d_worker *worker, struct s3d_request *request
         s3d_count(&worker->pool->stats->retries, 1);
     }
     memset(&request->last, 0, sizeof request->last);
-    atomic_store_explicit(&request->moved_bytes, 0, memory_order_relaxed);
     list_push(&worker->running, request);
     worker->driver->ops->start(worker->driver, request);
 }

@@ -383,7 +383,12 @@ void s3d_put_abort(struct s3d_put *put, const struct s3d_error *why)
 static enum s3d_code put_init(struct s3d_put *put, const struct s3d_put_plan *plan,
                               struct s3d_error *error)
 {
-    put->part_bytes = plan->part_bytes;
+    enum s3d_code code =
+        s3d_plan_known_part(&put->store->limits, plan->part_bytes, plan->expected_bytes,
+                            &put->part_bytes, error);
+    if (code) {
+        return code;
+    }
     put->concurrency = plan->concurrency;
     s3d_window_init(&put->window, plan->concurrency);
     put->key = s3d_copy_string(plan->key);

@@ -24,6 +24,8 @@ struct s3d_put_plan {
     const char *key;      /* copied */
     uint64_t part_bytes;  /* the first parts' size; INVALID when the store does not allow it */
     unsigned concurrency; /* parts in flight at once */
+    uint64_t expected_bytes; /* the object's size where it is known: parts are made large enough for
+                              * it; 0: not known, parts grow on the way */
     const struct s3d_put_options *options; /* deep-copied; NULL: none */
 };
 

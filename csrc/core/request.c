@@ -15,7 +15,6 @@ const char *s3d_verb_name(enum s3d_verb verb)
 void s3d_request_reset(struct s3d_request *request)
 {
     atomic_store(&request->cancelled, false);
-    atomic_store(&request->moved_bytes, 0);
     request->next = NULL;
     request->attempt = NULL;
     request->attempts = 0;

@@ -106,7 +106,6 @@ struct s3d_request {
 
     /* any thread */
     atomic_bool cancelled;            /* set by s3d_pool_cancel */
-    _Atomic uint64_t moved_bytes;     /* body bytes of the running attempt, for progress */
 
     /* loop: the pool's, from submit to done */
     struct s3d_request *next;

@@ -20,7 +20,6 @@ struct s3d_limits {
     uint64_t part_max_bytes;
     uint32_t parts_max;
     uint64_t object_max_bytes;
-    uint64_t put_max_bytes; /* one PUT */
 };
 
 struct s3d_store_ops {

@@ -670,7 +670,6 @@ enum s3d_code fake_try_open(struct fake_store **out, struct s3d_error *error)
         .part_max_bytes = 1u << 30,
         .parts_max = 20000,
         .object_max_bytes = UINT64_MAX,
-        .put_max_bytes = 1u << 30,
     };
     *out = fake;
     return S3D_OK;

@@ -13,7 +13,6 @@ static const struct s3d_limits s3 = {
     .part_max_bytes = 5ull * 1024 * 1024 * 1024,
     .parts_max = 10000,
     .object_max_bytes = 10000ull * 5 * 1024 * 1024 * 1024,
-    .put_max_bytes = 5ull * 1024 * 1024 * 1024,
 };
 
 /* How many bytes all the parts carry that grow from `base`. */

@@ -517,3 +517,18 @@ def test_nothing_is_latched(s3_own: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     stream.close()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
     assert s3dlio_np.put(s3_own.uri("y"), b"1")["size"] == 1
+
+
+def test_parts_are_made_for_the_expected_size(s3_own: Any) -> None:
+    """10,000 parts of 5 MiB carry 48.8 GiB: for more, parts are larger from the first on."""
+    options = s3dlio_np.WriterOptions(part_size=5 << 20, expected_size=100 << 30)
+    with s3dlio_np.open(s3_own.uri("x"), "wb", options=options) as stream:
+        stream.write(bytes(30 << 20))
+    counters = s3_own.server.counters()
+    assert counters["requests"]["UploadPart"] == 3  # of 11 MiB: 100 GiB in 10,000
+
+
+def test_more_than_the_store_can_hold_is_refused_at_once(s3_own: Any) -> None:
+    options = s3dlio_np.WriterOptions(expected_size=49 << 40)
+    with pytest.raises(ValueError, match="limit"):
+        s3dlio_np.open(s3_own.uri("x"), "wb", options=options)
