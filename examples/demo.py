@@ -95,7 +95,7 @@ def train(x: torch.Tensor, y: torch.Tensor) -> tuple[Classifier, torch.optim.Opt
             loss = torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
             loss.backward()
             optimizer.step()
-            total += float(loss) * len(rows)
+            total += loss.item() * len(rows)
         print(f"  epoch {epoch + 1}: loss {total / len(x):.3f}")
     return model, optimizer
 

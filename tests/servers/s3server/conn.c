@@ -166,7 +166,7 @@ static bool serve_s3(struct s3s_conn *conn)
     if (s3s_span_is(call->request.method, "HEAD") || call->answer.status == 204)
         call->answer.headers_only = true;
     int64_t latency_ns = (int64_t)conn->server->options.latency_ms * 1000000;
-    return s3s_wire_wait(call->wire, latency_ns) && s3s_answer_send(call);
+    return s3s_wire_wait(call->wire, latency_ns);
 }
 
 static bool serve_control(struct s3s_call *call)
@@ -209,8 +209,9 @@ static bool serve_parsed(struct s3s_conn *conn)
         return serve_control(call);
     s3s_stats_enter(&conn->server->stats.open_requests, &conn->server->stats.max_requests);
     bool alive = serve_s3(conn);
+    // Before the answer: a client that has it may send its next request at once.
     atomic_fetch_sub(&conn->server->stats.open_requests, 1);
-    return alive;
+    return alive && s3s_answer_send(call);
 }
 
 // False ends the connection.
