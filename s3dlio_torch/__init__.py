@@ -10,7 +10,18 @@ exceptions are s3dlio_np's.
 """
 
 from s3dlio_np._version import __version__
+from s3dlio_torch._async import async_save
 from s3dlio_torch._partial import TensorInfo, inspect
+from s3dlio_torch._safetensors import load_safetensors, save_safetensors
 from s3dlio_torch._serialization import load, save
 
-__all__ = ["TensorInfo", "__version__", "inspect", "load", "save"]
+__all__ = [
+    "TensorInfo",
+    "__version__",
+    "async_save",
+    "inspect",
+    "load",
+    "load_safetensors",
+    "save",
+    "save_safetensors",
+]

@@ -7,6 +7,7 @@
 #include "bind/archive_writer.h"
 #include "bind/fetch.h"
 #include "bind/reader.h"
+#include "bind/safetensors.h"
 #include "bind/wait.h"
 #include "bind/writer.h"
 #include "core/engine.h"
@@ -41,6 +42,19 @@ static PyMethodDef methods[] = {
     {"configure", WITH_KEYWORDS(bind_configure), METH_VARARGS | METH_KEYWORDS,
      "configure(field, value)"},
     {"stats", bind_stats, METH_NOARGS, "stats()"},
+    {"safetensors_header", bind_safetensors_header, METH_O,
+     "safetensors_header(stream, /)\n--\n\nThe header of the safetensors file in an "
+     "ObjectReader's object: (offset of the data section, [(name, dtype, shape, offset in "
+     "the data section, size in bytes)] in that order, {metadata}). Raises ValueError when it "
+     "is broken."},
+    {"fetch", bind_fetch_parts, METH_VARARGS,
+     "fetch(stream, parts, /)\n--\n\nStarts fetching parts of an ObjectReader's object, all at "
+     "once; parts: a tuple of (name for errors, offset, CPU storage to fill). Returns the "
+     "Fetch."},
+    {"send", bind_send_part, METH_VARARGS,
+     "send(stream, storage, offset, size, /)\n--\n\nAppends a part of a CPU storage to an "
+     "ObjectWriter. 64 KiB and more are not copied: the storage is kept, and must not be "
+     "changed, until they are sent; close() of the stream is the latest moment."},
     {"_shut_down", shut_down, METH_NOARGS,
      "Aborts open uploads and joins the engine's threads."},
     {NULL, NULL, 0, NULL},

@@ -6,6 +6,9 @@
 #define LLVMFuzzerTestOneInput fuzz_zip_read
 #include "../fuzz/fuzz_zip_read.c"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_safetensors
+#include "../fuzz/fuzz_safetensors.c"
+#undef LLVMFuzzerTestOneInput
 
 #include <dirent.h>
 
@@ -53,5 +56,6 @@ static void replay(const char *name, target_fn target)
 int main(void)
 {
     replay("zip", fuzz_zip_read);
+    replay("safetensors", fuzz_safetensors);
     return 0;
 }

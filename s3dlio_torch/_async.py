@@ -1,0 +1,200 @@
+"""Saves that go on in the background, from a snapshot."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import threading
+import types
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+import s3dlio_np
+from s3dlio_np import ObjectWriter, WriterOptions
+from s3dlio_np._native import ArchiveWriter
+from s3dlio_torch._archive import can_save
+from s3dlio_torch._memory import empty_tensors
+
+
+def async_save(
+    obj: object,
+    uri: str | os.PathLike[str],
+    pickle_module: Any = pickle,
+    pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+    _disable_byteorder_record: bool = False,
+    *,
+    part_size: int | None = None,
+    max_concurrency: int | None = None,
+    options: WriterOptions | None = None,
+) -> Future[None]:
+    """Takes a snapshot of what save() would save, and saves that in the background.
+
+    uri: s3://bucket/key, file:///path or a path.
+    All other arguments: as for save().
+
+    When this returns, everything is copied and may change: each storage on the CPU was cloned once,
+    each on a device was copied to the CPU once, the rest was pickled. So every save that is not
+    done holds, in host memory, as many bytes as its file will have (storages that tensors share
+    count once); they are given back as they are sent. A storage at a time, nothing on top of that.
+
+    Saves run one after the other, in the order of the calls; each object appears whole or not at
+    all. The future's result() is None, or raises what went wrong with the upload; cancel() works
+    until the save begins. The interpreter finishes open saves before it exits; a process that is
+    killed leaves no object. A child process made by fork() starts with none.
+
+    Raises at once what pickling raises, ValueError for an open file in the place of the URI, and
+    MemoryError when there is no room for the copy.
+    """
+    if not isinstance(uri, (str, os.PathLike)):
+        raise ValueError(f"async_save needs a URI, not {type(uri).__name__}: use save for open files")
+    how = (pickle_module, pickle_protocol)
+    replay: Callable[[ObjectWriter], None]
+    if _use_new_zipfile_serialization and can_save():
+        replay = _Snapshot(obj, *how, _disable_byteorder_record).write_into
+    else:
+        memory = io.BytesIO()
+        torch.save(obj, memory, *how, _use_new_zipfile_serialization, _disable_byteorder_record)
+        replay = _Bytes(memory).write_into
+    transfer = {"part_size": part_size, "max_concurrency": max_concurrency, "options": options}
+    return _saver().submit(_upload, replay, os.fspath(uri), transfer)
+
+
+def _upload(
+    replay: Callable[[ObjectWriter], None], uri: str, transfer: dict[str, Any]
+) -> None:
+    with s3dlio_np.open(uri, "wb", **transfer) as stream:
+        replay(stream)
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+class _Snapshot:
+    """What torch.serialization._save writes, kept: PyTorchFileWriter's methods that it calls."""
+
+    def __init__(
+        self, obj: object, pickle_module: Any, pickle_protocol: int, no_byteorder: bool
+    ) -> None:
+        own: Any = torch.serialization
+        own._check_dill_version(pickle_module)
+        self._sums = own.get_crc32_options()
+        self._alignment = own._get_storage_alignment()
+        self._records: deque[tuple[str, Any, int]] = deque()  # data None: zeros
+        self._owned: set[int] = set()  # addresses of the caller's CPU storages
+        self._knows_owned = False
+        self._saver(own._save)(obj, self, pickle_module, pickle_protocol, no_byteorder)
+        self._clone_storages()
+
+    def _saver(self, save: Any) -> Any:
+        """torch's _save, but with a location_tag that tells us of the storages it meets.
+
+        What _save hands to write_record is the caller's storage or, for one on a device, a copy
+        that it has just made; only the first has to be cloned. Where _save has another shape than
+        is known, everything is cloned.
+        """
+        name = "location_tag"
+        codes = [save.__code__, *(c for c in save.__code__.co_consts if hasattr(c, "co_names"))]
+        if not isinstance(save, types.FunctionType) or not any(name in c.co_names for c in codes):
+            return save
+        tag = save.__globals__[name]
+
+        def note(storage: Any) -> Any:
+            if storage.device.type == "cpu":
+                self._owned.add(storage.data_ptr())
+            return tag(storage)
+
+        self._knows_owned = True
+        copy = types.FunctionType(
+            save.__code__,
+            {**save.__globals__, name: note},
+            save.__name__,
+            save.__defaults__,
+            save.__closure__,
+        )
+        copy.__kwdefaults__ = save.__kwdefaults__
+        return copy
+
+    # --- what torch calls ---
+
+    def write_record(self, name: str, data: Any, size: int) -> None:
+        self._records.append((name, data, size))
+
+    def write_record_metadata(self, name: str, size: int) -> None:
+        self._records.append((name, None, size))
+
+    # --- ours ---
+
+    def _is_callers(self, data: Any) -> bool:
+        return isinstance(data, torch.UntypedStorage) and (
+            not self._knows_owned or data.data_ptr() in self._owned
+        )
+
+    def _clone_storages(self) -> None:
+        """All at once: so small ones share slabs. The caller still waits in async_save."""
+        places = [i for i, record in enumerate(self._records) if self._is_callers(record[1])]
+        copies = empty_tensors([self._records[i][1].nbytes() for i in places])
+        for i, copy in zip(places, copies, strict=True):
+            name, storage, size = self._records[i]
+            theirs = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)
+            copy.copy_(theirs)
+            self._records[i] = (name, copy.untyped_storage(), size)
+
+    def write_into(self, stream: ObjectWriter) -> None:
+        """Once: lets go of each record as it goes out, and of all when one fails."""
+        try:
+            archive = ArchiveWriter(
+                stream, compute_crc32=self._sums, storage_alignment=self._alignment
+            )
+            while self._records:
+                name, data, size = self._records.popleft()
+                if data is None:
+                    archive.write_record_metadata(name, size)
+                else:
+                    archive.write_record(name, data, size)
+            archive.write_end_of_file()
+        finally:
+            self._records.clear()
+
+
+class _Bytes:
+    """A file that torch has written into memory."""
+
+    def __init__(self, memory: io.BytesIO) -> None:
+        self._memory = memory
+
+    def write_into(self, stream: ObjectWriter) -> None:
+        try:
+            stream.write(self._memory.getbuffer())
+        finally:
+            self._memory = io.BytesIO()
+
+
+# --- the thread ---------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_executor: ThreadPoolExecutor | None = None
+
+
+def _saver() -> ThreadPoolExecutor:
+    """One thread: saves end in the order in which they began. Python joins it before it exits."""
+    global _executor
+    with _lock:
+        if _executor is None:
+            _executor = ThreadPoolExecutor(1, thread_name_prefix="s3dlio-save")
+        return _executor
+
+
+def _forget_saver() -> None:
+    global _lock, _executor
+    _lock = threading.Lock()
+    _executor = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_saver)

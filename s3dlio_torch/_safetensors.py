@@ -1,0 +1,387 @@
+"""safetensors files, straight from and into storages.
+
+The format is that of https://github.com/huggingface/safetensors; the names, the argument order and
+the bytes are those of its safetensors.torch.save_file and load_file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+import torch
+
+import s3dlio_np
+from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
+from s3dlio_np._native import fetch, safetensors_header, send
+from s3dlio_torch._memory import empty_tensors
+from s3dlio_torch._partial import Keys, _refuse_unknown, _selector
+
+_ALIGNMENT = 8  # of the data section
+_METADATA = "__metadata__"
+_WAVE = 256 << 20  # bytes on their way to a device at once; two such waves at most are in memory
+_MAX_HEADER = 100_000_000
+_MAX_STRIDE = 2**63 - 1
+_MAX_RANK = 1024  # torch's own operators take 64
+
+# In the reference's order: files hold the widest dtypes first, from the end of this list.
+_NAMES = {
+    "BOOL": "bool",
+    "F4": "float4_e2m1fn_x2",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "C64": "complex64",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+}
+_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, own) for name, own in _NAMES.items() if hasattr(torch, own)
+}
+_CODES = {dtype: name for name, dtype in _DTYPES.items()}
+_RANKS = {dtype: rank for rank, dtype in enumerate(_DTYPES.values())}
+_PAIRS: torch.dtype | None = _DTYPES.get("F4")  # two elements of the file in one of torch's
+
+
+def save_safetensors(
+    tensors: dict[str, torch.Tensor],
+    uri: str | os.PathLike[str],
+    metadata: dict[str, str] | None = None,
+    *,
+    part_size: int | None = None,
+    max_concurrency: int | None = None,
+    options: WriterOptions | None = None,
+) -> None:
+    """Writes a dict of tensors as a safetensors file, byte for byte as safetensors' save_file.
+
+    tensors: dense and contiguous, of any dtype that safetensors knows, on any device; no two may
+        share memory.
+    uri: s3://bucket/key, file:///path or a path.
+    metadata: texts for the header. They are written in the dict's order (that of the safetensors
+        package changes from call to call when there are several).
+    part_size (bytes), max_concurrency, options: as for s3dlio_np.open.
+
+    CPU tensors are sent from where they lie, without a copy: they must not change before this
+    returns. Those on a device are copied to the CPU one after the other. The object appears whole
+    or not at all.
+
+    Raises ValueError for what is no dict of tensors, for tensors that are sparse, not contiguous,
+    without data ("meta") or lazily conjugated or negated, for a dtype that the format lacks and a
+    tensor named "__metadata__"; TypeError for keys and metadata that are not str; RuntimeError for
+    shared memory; s3dlio_np.open's exceptions. All of these but the last before anything is sent.
+    """
+    _refuse_big_endian()
+    _check_tensors(tensors)
+    order = sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name))
+    header = _header({name: tensors[name] for name in order}, metadata)
+    with s3dlio_np.open(
+        uri, "wb", part_size=part_size, max_concurrency=max_concurrency, options=options
+    ) as stream:
+        stream.write(header)
+        for name in order:
+            _send_tensor(stream, tensors[name])
+
+
+def load_safetensors(
+    uri: str | os.PathLike[str],
+    *,
+    device: str | int | torch.device = "cpu",
+    keys: Keys | None = None,
+    pin_memory: bool = False,
+    part_size: int | None = None,
+    max_concurrency: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """Reads a safetensors file; the dict is in the order in which the file holds the tensors.
+
+    uri: s3://bucket/key, file:///path or a path.
+    device: where the tensors shall be, as in torch.device(). With "meta" no data is fetched.
+    keys: which tensors: names, prefixes of names (up to a dot), or a predicate over names. Only
+        their bytes are fetched. A name that is not there is a KeyError.
+    pin_memory: CPU tensors lie in pinned memory; for another device the copies start from there.
+    part_size (bytes), max_concurrency: as for s3dlio_np.open.
+
+    The tensors are fetched at once by parallel requests, straight into their memory; each has a
+    storage of its own, 64-byte aligned, which cannot be resized. For a device other than the CPU
+    they pass through host memory in waves of 256 MiB (or of one larger tensor), two at a time.
+
+    Raises ValueError, with the URI and the tensor, for a file that is cut, damaged or no
+    safetensors file at all, and for a dtype that torch lacks; s3dlio_np.open's exceptions.
+    """
+    _refuse_big_endian()
+    place = torch.device(device)
+    with s3dlio_np.open(uri, part_size=part_size, max_concurrency=max_concurrency) as stream:
+        start, entries, _ = safetensors_header(stream)
+        parts = [
+            _Part(stream, name, code, shape, start + offset, size)
+            for name, code, shape, offset, size in _select(entries, keys)
+        ]
+        if place.type == "meta":
+            return {part.name: part.empty(place) for part in parts}
+        loaded: dict[str, torch.Tensor] = {}
+        for part, flat in _fetched(stream, parts, place, pin_memory):
+            loaded[part.name] = part.shaped(flat).to(place, non_blocking=pin_memory)
+        return loaded
+
+
+# --- saving -------------------------------------------------------------------------------------
+
+
+def _refuse_big_endian() -> None:
+    if sys.byteorder != "little":
+        raise RuntimeError("safetensors files are little-endian, and this machine is not")
+
+
+def _check_tensors(tensors: object) -> None:
+    if not isinstance(tensors, dict):
+        raise ValueError(f"tensors must be a dict of str and Tensor, not {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the key {name!r} must be str, not {type(name).__name__}")
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{name!r} must be a Tensor, not {type(tensor).__name__}")
+        problem = _problem_of(tensor)
+        if name == _METADATA:
+            problem = "is the format's own name: no reader would take it for a tensor"
+        if problem:
+            raise ValueError(f"{name!r} {problem}")
+    _refuse_shared(tensors)
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"{name!r} is not contiguous: save name.contiguous(), or, if it is a view of "
+                "another tensor here, that tensor only"
+            )
+        if tensor.nbytes and not tensor.data_ptr():
+            raise ValueError(f"{name!r} has no memory of its own ({type(tensor).__name__})")
+
+
+def _problem_of(tensor: torch.Tensor) -> str | None:
+    if tensor.layout != torch.strided:
+        return "is sparse: save name.to_dense(), which may be much larger"
+    if tensor.device.type == "meta":
+        return "is on the meta device: it has no data"
+    if tensor.dtype not in _CODES:
+        return f"has dtype {tensor.dtype}, which safetensors does not know"
+    if tensor.dtype == _PAIRS and not tensor.dim():
+        return "is a scalar of half-byte elements, which the format cannot hold"
+    if tensor.is_conj() or tensor.is_neg():
+        return "is lazily conjugated or negated: save name.resolve_conj().resolve_neg()"
+    return None
+
+
+def _refuse_shared(tensors: dict[str, torch.Tensor]) -> None:
+    """As the safetensors package: tensors of one storage may be saved if they do not overlap."""
+    owners: defaultdict[tuple[torch.device, int, int], list[str]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if tensor.numel() and storage.nbytes():
+            owners[tensor.device, storage.data_ptr(), storage.nbytes()].append(name)
+    shared = [
+        group for names in owners.values() if len(names) > 1 for group in _overlaps(names, tensors)
+    ]
+    if shared:
+        raise RuntimeError(
+            f"tensors share memory, which a safetensors file cannot say: {shared}. Save one of "
+            "each group, or a clone() of the others"
+        )
+
+
+def _overlaps(names: list[str], tensors: dict[str, torch.Tensor]) -> Iterator[list[str]]:
+    spans = sorted((*_span(tensors[name]), name) for name in names)
+    group: list[str] = []
+    end = 0
+    for first, behind, name in spans:
+        if group and first >= end:
+            if len(group) > 1:
+                yield group
+            group = []
+        group.append(name)
+        end = max(end, behind)
+    if len(group) > 1:
+        yield group
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The elements of its storage that a tensor reaches over, in bytes."""
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    first = int(tensor.storage_offset())
+    size = tensor.element_size()
+    return first * size, (first + last + 1) * size
+
+
+def _header(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None) -> bytes:
+    """The length and the JSON, padded with spaces; the tensors come in the order of the file."""
+    entries: dict[str, Any] = {}
+    if metadata is not None:
+        for pair in metadata.items():
+            if not all(isinstance(text, str) for text in pair):
+                raise TypeError(f"metadata must be texts by text, not {pair!r}")
+        entries[_METADATA] = dict(metadata)
+    end = 0
+    for name, tensor in tensors.items():
+        shape = list(tensor.shape)
+        if tensor.dtype == _PAIRS:
+            shape[-1] *= 2
+        offsets = [end, end + tensor.nbytes]
+        end = offsets[1]
+        entries[name] = {
+            "dtype": _CODES[tensor.dtype], "shape": shape, "data_offsets": offsets
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > _MAX_HEADER:
+        raise ValueError(f"the header has {len(text)} bytes; readers take {_MAX_HEADER}")
+    return len(text).to_bytes(8, "little") + text
+
+
+def _send_tensor(stream: ObjectWriter, tensor: torch.Tensor) -> None:
+    tensor = tensor.detach().cpu()  # the same tensor if it is there already
+    offset = int(tensor.storage_offset()) * tensor.element_size()
+    send(stream, tensor.untyped_storage(), offset, tensor.nbytes)
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+_Entry = tuple[str, str, tuple[int, ...], int, int]
+
+
+def _select(entries: list[_Entry], keys: Keys | None) -> list[_Entry]:
+    if keys is None:
+        return entries
+    if not isinstance(keys, str) and not callable(keys):
+        keys = list(keys)
+    selects = _selector(keys)
+    chosen = [entry for entry in entries if selects(entry[0])]
+    if not callable(keys):
+        names = {name for name, *_ in chosen}
+        wanted: Iterable[str] = [keys] if isinstance(keys, str) else keys
+        _refuse_unknown([key for key in wanted if key not in names], names)
+    return chosen
+
+
+class _Part:
+    """A tensor of the file: where its bytes are in the object, and what they mean."""
+
+    def __init__(
+        self,
+        stream: ObjectReader,
+        name: str,
+        code: str,
+        shape: tuple[int, ...],
+        offset: int,
+        size: int,
+    ) -> None:
+        self.name = name
+        self.offset = offset
+        self.size = size
+        where = f"{stream.uri}: tensor {name!r}"
+        if code not in _DTYPES:
+            raise ValueError(f"{where} has dtype {code}, which torch {torch.__version__} lacks")
+        self.dtype = _DTYPES[code]
+        if self.dtype == _PAIRS:
+            if not shape or shape[-1] % 2:
+                raise ValueError(f"{where} of dtype F4 needs an even last dimension: {shape}")
+            shape = (*shape[:-1], shape[-1] // 2)
+        if not _fits_torch(shape):
+            raise ValueError(f"{where} has a shape that is too large for torch")
+        self.shape = shape
+
+    def empty(self, device: torch.device) -> torch.Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device=device)
+
+    def shaped(self, flat: torch.Tensor) -> torch.Tensor:
+        """The tensor over its bytes."""
+        return flat.view(self.dtype).view(self.shape)
+
+
+def _fits_torch(shape: tuple[int, ...]) -> bool:
+    """Whether strides fit as well, which a shape without elements leaves open."""
+    if len(shape) > _MAX_RANK:
+        return False
+    stride = 1
+    for dim in shape:
+        stride *= max(dim, 1)
+        if stride > _MAX_STRIDE:  # here, not at the end: or a hostile one would grow for hours
+            return False
+    return True
+
+
+def _fetched(
+    stream: ObjectReader, parts: list[_Part], device: torch.device, pin_memory: bool
+) -> Generator[tuple[_Part, torch.Tensor], None, None]:
+    """Each part with its bytes: at once for the CPU; in waves, the next under way, otherwise."""
+    groups = [parts] if device.type == "cpu" else list(_waves(parts))
+    ahead = _Wave(stream, groups[0], pin_memory) if groups else None
+    following = iter(groups[1:])
+    while ahead is not None:
+        wave, group = ahead, next(following, None)
+        try:
+            ahead = _Wave(stream, group, pin_memory) if group is not None else None
+            yield from wave.arrivals()
+        except BaseException:
+            if ahead is not None:
+                ahead.close()
+            raise
+        finally:
+            if pin_memory and device.type != "cpu":
+                torch.accelerator.synchronize(device)  # copies still read from the wave's memory
+            wave.close()
+
+
+def _waves(parts: list[_Part]) -> Iterator[list[_Part]]:
+    group: list[_Part] = []
+    size = 0
+    for part in parts:
+        if group and size + part.size > _WAVE:
+            yield group
+            group, size = [], 0
+        group.append(part)
+        size += part.size
+    if group:
+        yield group
+
+
+class _Wave:
+    """Parts on their way into fresh memory, all at once."""
+
+    def __init__(self, stream: ObjectReader, parts: list[_Part], pin_memory: bool) -> None:
+        self._parts = parts
+        sizes = [part.size for part in parts]
+        self._tensors = empty_tensors(sizes, pin_memory=pin_memory)
+        self._fetch = fetch(
+            stream,
+            tuple(
+                (f"tensor {part.name!r}", part.offset, tensor.untyped_storage())
+                for part, tensor in zip(parts, self._tensors, strict=True)
+                if part.size
+            ),
+        )
+
+    def arrivals(self) -> Iterator[tuple[_Part, torch.Tensor]]:
+        item = 0
+        for part, tensor in zip(self._parts, self._tensors, strict=True):
+            if part.size:
+                self._fetch.wait(item)
+                item += 1
+            yield part, tensor
+
+    def close(self) -> None:
+        """Cancels what nobody waited for. Nothing writes into any tensor afterwards."""
+        self._fetch.close()
+        self._tensors = []
