@@ -133,12 +133,12 @@ def torch_load_over(stream: ObjectReader, **how: Any) -> Callable[..., Any]:
     So weights_only, TorchScript, legacy files and every message stay torch's. `how` goes to
     Archive. Where torch.load has another shape than is known, torch.load itself, after a warning.
     """
-    own = torch.serialization.load
-    name = "_open_zipfile_reader"
-    if not isinstance(own, types.FunctionType) or name not in own.__code__.co_names:
+    own: Any = torch.serialization
+    names = ("_open_zipfile_reader", "_load")
+    if not _uses(own.load, *names) or not _uses(own._load, "_get_restore_location"):
         _warn_once()
         return torch.load
-    open_by_torch = own.__globals__[name]
+    open_by_torch = own._open_zipfile_reader
 
     def open_archive(opened: Any) -> Any:
         try:
@@ -147,14 +147,38 @@ def torch_load_over(stream: ObjectReader, **how: Any) -> Callable[..., Any]:
             raise RuntimeError(str(error)) from error
         return archive if archive.is_stored else open_by_torch(opened)
 
-    copy = types.FunctionType(
-        own.__code__,
-        {**own.__globals__, name: open_archive},
-        own.__name__,
-        own.__defaults__,
-        own.__closure__,
+    load_archive = _with_globals(own._load, _get_restore_location=_restore_but_meta)
+    return _with_globals(own.load, _open_zipfile_reader=open_archive, _load=load_archive)
+
+
+def _restore_but_meta(map_location: Any) -> Callable[[Any, str], Any]:
+    """torch's placing of storages; those that nobody wants stay the meta storages they are."""
+    own: Any = torch.serialization
+    restore = own._get_restore_location(map_location)
+
+    def place(storage: Any, location: str) -> Any:
+        return storage if storage.device.type == "meta" else restore(storage, location)
+
+    return place
+
+
+def _uses(function: object, *names: str) -> bool:
+    """Whether it is Python code that looks up these globals."""
+    return isinstance(function, types.FunctionType) and set(names) <= set(
+        function.__code__.co_names
     )
-    copy.__kwdefaults__ = own.__kwdefaults__
+
+
+def _with_globals(function: types.FunctionType, **replaced: object) -> types.FunctionType:
+    """The function, with other values for some of the globals that it uses."""
+    copy = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **replaced},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 
 

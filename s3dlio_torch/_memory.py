@@ -21,6 +21,9 @@ def _empty(nbytes: int) -> torch.Tensor:
     return tensor
 
 
+_NOTHING = _empty(0)  # stands for what is still to be made
+
+
 def _view(base: torch.Tensor, offset: int, nbytes: int) -> torch.Tensor:
     if not nbytes:
         return _empty(0)
@@ -51,7 +54,7 @@ def empty_tensors(sizes: Sequence[int], *, pin_memory: bool = False) -> list[tor
     round each up to a power of two. Raises MemoryError, and for pin_memory what torch raises
     where there is no accelerator.
     """
-    tensors: list[torch.Tensor] = [_empty(0)] * len(sizes)
+    tensors = [_empty(0) if nbytes == 0 else _NOTHING for nbytes in sizes]
     slab: list[int] = []
     used = 0
     limit = max(_SLAB, *sizes) if pin_memory and sizes else _SLAB

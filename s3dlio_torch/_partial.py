@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import s3dlio_np
 from s3dlio_np import ObjectReader
@@ -38,16 +40,18 @@ def inspect(
 ) -> dict[str, TensorInfo]:
     """What tensors a checkpoint holds, by name, from its directory and its pickle alone.
 
-    Names are the keys of nested dicts joined by dots, with list positions as numbers. No storage is
-    fetched, and no code of the file's runs: what torch.load(weights_only=True) refuses is refused
-    with its error. Raises s3dlio_np.open's exceptions, too.
+    Names are the keys of nested dicts joined by dots, with list positions as numbers; a sparse
+    tensor's parts are listed, as "name.values" and so on. No storage is fetched, and no code of the
+    file's runs: what torch.load(weights_only=True) refuses is refused with its error. Raises
+    s3dlio_np.open's exceptions, too.
     """
     with s3dlio_np.open(uri, part_size=part_size, max_concurrency=max_concurrency) as stream:
         skeleton, records = _skeleton(stream, {"weights_only": True})
         return {
-            name: _describe(tensor, records)
-            for name, tensor in _walk("", skeleton, into_lists=True)
-            if isinstance(tensor, torch.Tensor)
+            ".".join(filter(None, (name, part))): _describe(tensor, records)
+            for name, value in _walk("", skeleton, into_lists=True)
+            if isinstance(value, torch.Tensor)
+            for part, tensor in _components(value).items()
         }
 
 
@@ -64,14 +68,14 @@ def load_part(
     skeleton, records = _skeleton(stream, arguments, pickle_module)
     names = {name for name, _ in _walk("", skeleton) if selects(name)}
     _refuse_unknown(keys, names)
-    wanted = {
-        records[offset]
-        for name, value in _walk("", skeleton)
-        if name in names
-        for offset in _storage_offsets(value)
-    }
+    finder = _Finder()
+    if torch._guards.detect_fake_mode(None) is None:  # else nothing is fetched at all
+        for name, value in _walk("", skeleton):
+            if name in names:
+                finder.find(value)
+    wanted = {records[offset] for offset in finder.offsets}
     torch_load = torch_load_over(stream, wanted=wanted, **how)
-    loaded = torch_load(stream, _sparing_meta(map_location), pickle_module, **arguments)
+    loaded = torch_load(stream, map_location, pickle_module, **arguments)
     return _prune("", loaded, names)
 
 
@@ -103,22 +107,59 @@ def _walk(name: str, value: Any, into_lists: bool = False) -> Iterator[tuple[str
         yield from _walk(f"{name}.{key}" if name else str(key), item, into_lists)
 
 
-def _storage_offsets(value: Any) -> Iterator[int]:
-    """Where the storages of all tensors in a leaf begin in the object."""
-    for _, leaf in _walk("", value, into_lists=True):
-        if isinstance(leaf, torch.Tensor):
-            yield _storage_offset(leaf)
+def _components(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The strided tensors that a sparse one consists of; {"": itself} for a strided one."""
+    if tensor.layout == torch.strided:
+        return {"": tensor}
+    if tensor.layout == torch.sparse_coo:
+        return {"indices": tensor._indices(), "values": tensor._values()}
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        names = ("crow_indices", "col_indices", "values")
+    else:
+        names = ("ccol_indices", "row_indices", "values")
+    return {name: getattr(tensor, name)() for name in names}
 
 
-def _storage_offset(tensor: torch.Tensor) -> int:
-    offset = tensor.untyped_storage()._checkpoint_offset
+class _Finder(pickle.Pickler):
+    """Finds where the storages of all tensors in any object begin, by pickling it to nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(self)
+        self.offsets: set[int] = set()
+        self._attributes: list[dict[str, Any]] = []
+
+    def write(self, data: object) -> None:
+        pass
+
+    def persistent_id(self, value: Any) -> str | None:
+        if isinstance(value, torch.storage.TypedStorage):
+            value = value._untyped_storage
+        if isinstance(value, torch.UntypedStorage):
+            self.offsets.add(_storage_offset(value))
+        elif isinstance(value, torch.Tensor) and not is_traceable_wrapper_subclass(value):
+            for part in _components(value).values():
+                self.offsets.add(_storage_offset(part.untyped_storage()))
+            if attributes := getattr(value, "__dict__", None):
+                self._attributes.append(attributes)
+        else:
+            return None  # what it consists of comes here in its turn
+        return "seen"
+
+    def find(self, value: Any) -> None:
+        self.dump(value)
+        while self._attributes:
+            self.dump(self._attributes.pop())
+
+
+def _storage_offset(storage: torch.UntypedStorage) -> int:
+    offset = storage._checkpoint_offset
     if offset is None:
         raise RuntimeError("torch has not said where a storage lies in the archive")
     return offset
 
 
 def _describe(tensor: torch.Tensor, records: dict[int, str]) -> TensorInfo:
-    start = _storage_offset(tensor)
+    start = _storage_offset(tensor.untyped_storage())
     return TensorInfo(
         dtype=tensor.dtype,
         shape=tuple(tensor.shape),
@@ -144,17 +185,6 @@ def _refuse_unknown(keys: Keys, names: set[str]) -> None:
     for key in {keys} if isinstance(keys, str) else set(keys):
         if not any(map(_selector(key), names)):
             raise KeyError(f"the checkpoint has no entry {key!r}")
-
-
-def _sparing_meta(map_location: Any) -> Callable[[Any, str], Any]:
-    """map_location for the storages that are wanted; the others stay the meta storages they are."""
-    own: Any = torch.serialization
-    restore = own._get_restore_location(map_location)
-
-    def place(storage: Any, location: str) -> Any:
-        return storage if storage.device.type == "meta" else restore(storage, location)
-
-    return place
 
 
 def _prune(name: str, value: Any, names: set[str]) -> Any:

@@ -161,8 +161,13 @@ static PyObject *record_bytes(const struct archive_reader *self, const char *nam
 /* What the archive says of its own alignment; older ones say nothing, and mean 64. */
 static int find_alignment(struct archive_reader *self)
 {
+    const struct s3d_zip_entry *entry = find(self, ".storage_alignment");
     self->alignment = 64;
-    if (!find(self, ".storage_alignment")) {
+    if (!entry) {
+        return 0;
+    }
+    if (entry->method != S3D_ZIP_STORED) { /* packed anew: nothing is where torch put it */
+        self->alignment = 0;
         return 0;
     }
     PyObject *bytes = record_bytes(self, ".storage_alignment");

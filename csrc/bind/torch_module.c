@@ -41,8 +41,8 @@ static struct torch_tensor *tensor_over(void *data, size_t bytes, torch_deleter 
  */
 static struct torch_tensor *empty_tensor(void)
 {
-    static char nothing[1];
-    return tensor_over(nothing, 0, NULL, NULL);
+    /* Without an address, as torch's own: torch.save takes storages at one address for aliases. */
+    return tensor_over(NULL, 0, NULL, NULL);
 }
 
 static void empty(torch_value *stack, uint64_t Py_UNUSED(argument_count),

@@ -127,7 +127,8 @@ static void abort_put(struct writer_object *self, const struct s3d_error *why)
 static void release_kept(struct writer_object *self, uint64_t end)
 {
     while (self->kept_first < self->kept_count && self->kept[self->kept_first].end <= end) {
-        Py_CLEAR(self->kept[self->kept_first++].owner);
+        PyObject *owner = self->kept[self->kept_first++].owner;
+        Py_DECREF(owner);
     }
 }
 
