@@ -27,7 +27,7 @@ struct block {
     size_t capacity_bytes;
     uint64_t offset_bytes;
     size_t length_bytes;
-    uint64_t last_used; /* in ticks, for eviction */
+    uint64_t last_used;     /* in ticks, for eviction */
     enum block_state state; /* locked{latch} */
 };
 
@@ -41,11 +41,11 @@ struct s3d_reader {
     /* the caller's */
     struct block *blocks;
     uint64_t ticks;
-    uint64_t at_offset;   /* how far the current read has come */
-    uint64_t next_offset; /* where it ends */
-    uint64_t run_bytes;   /* read in sequence up to there, by small reads */
-    uint64_t ahead_to;    /* how far the read-ahead has been sent; 0: not yet */
-    bool in_read;         /* a read returned AGAIN and will be called again */
+    uint64_t at_offset;     /* how far the current read has come */
+    uint64_t next_offset;   /* where it ends */
+    uint64_t run_bytes;     /* read in sequence up to there, by small reads */
+    uint64_t ahead_to;      /* how far the read-ahead has been sent; 0: not yet */
+    bool in_read;           /* a read returned AGAIN and will be called again */
     struct s3d_get *direct; /* under way into the read's destination */
     uint64_t direct_bytes;
     /* once open */
@@ -96,11 +96,11 @@ static void check_block(const struct s3d_reader *reader, struct s3d_request *req
                                         "then %s",
                                         reader->object.etag, request->result.object.etag);
     } else if (request->result.received_bytes != request->length_bytes) {
-        request->result.code = s3d_fail(error, S3D_RANGE,
-                                        "only %llu of %llu bytes at offset %llu were sent",
-                                        (unsigned long long)request->result.received_bytes,
-                                        (unsigned long long)request->length_bytes,
-                                        (unsigned long long)request->offset_bytes);
+        request->result.code =
+            s3d_fail(error, S3D_RANGE, "only %llu of %llu bytes at offset %llu were sent",
+                     (unsigned long long)request->result.received_bytes,
+                     (unsigned long long)request->length_bytes,
+                     (unsigned long long)request->offset_bytes);
     }
     if (request->result.code) {
         s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
@@ -114,8 +114,7 @@ static void block_done(struct s3d_request *request)
     s3d_latch_lock(&reader->latch);
     check_block(reader, request);
     block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
-    s3d_window_done(&reader->window, request->length_bytes, request->throttled,
-                    s3d_now_us());
+    s3d_window_done(&reader->window, request->length_bytes, request->throttled, s3d_now_us());
     reader->latch.in_flight--;
     s3d_latch_notify_locked(&reader->latch);
     s3d_latch_unlock(&reader->latch);
@@ -324,7 +323,8 @@ static struct block *oldest_locked(struct s3d_reader *reader, uint64_t keep_from
 /* The block to load into, or NULL while all are busy. Blocks within [keep_from, keep_to) are kept.
  * The longest unused one goes first once the window and a little history have buffers: memory
  * touched for the first time is dear. */
-static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from, uint64_t keep_to)
+static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from,
+                                   uint64_t keep_to)
 {
     struct block *oldest = oldest_locked(reader, keep_from, keep_to), *empty = NULL;
     size_t buffers = 0;
@@ -380,12 +380,12 @@ static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, 
     return code == S3D_AGAIN && block->buffer ? S3D_OK : code;
 }
 
-/* The size of the next block: a quarter of the sequential run, in powers of two, so that several
+/* The size of the next block: half of the sequential run, in powers of two, so that several
  * are on their way at once and little is fetched in vain when the run ends. */
 static uint64_t block_size(const struct s3d_reader *reader)
 {
     uint64_t size = BLOCK_MIN_BYTES;
-    while (size * 8 <= reader->run_bytes && size * 2 <= reader->part_bytes) {
+    while (size * 4 <= reader->run_bytes && size * 2 <= reader->part_bytes) {
         size *= 2;
     }
     return size;
@@ -486,7 +486,8 @@ static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, 
     if (block->state == BLOCK_LOADING) {
         s3d_window_wait(&reader->window);
     }
-    while (block->state == BLOCK_LOADING && s3d_latch_wait_locked(&reader->latch, deadline_ms)) {
+    while (block->state == BLOCK_LOADING &&
+           s3d_latch_wait_locked(&reader->latch, deadline_ms)) {
     }
     enum block_state state = block->state;
     if (state == BLOCK_FAILED) {
@@ -531,12 +532,12 @@ static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, ch
     return s3d_reader_fetch(&reader->direct, reader, &segment, 1, NULL, NULL, error);
 }
 
-static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied, int64_t deadline_ms,
-                                   struct s3d_error *error)
+static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
+                                   int64_t deadline_ms, struct s3d_error *error)
 {
     int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-    enum s3d_code code = s3d_get_wait_all(
-        reader->direct, deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
+    enum s3d_code code =
+        s3d_get_wait_all(reader->direct, deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
     if (code != S3D_AGAIN) {
         s3d_get_free(reader->direct);
         reader->direct = NULL;
@@ -557,8 +558,9 @@ static enum s3d_code wait_blocks(struct s3d_reader *reader, int64_t deadline_ms)
 }
 
 /* One step: some bytes at `offset` into `to`. */
-static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char *to, size_t wanted,
-                               size_t *copied, int64_t deadline_ms, struct s3d_error *error)
+static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char *to,
+                               size_t wanted, size_t *copied, int64_t deadline_ms,
+                               struct s3d_error *error)
 {
     *copied = 0;
     if (reader->direct) {
@@ -612,7 +614,7 @@ static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length
     reader->next_offset = offset + length;
 }
 
-/* How far to read ahead: in a run of small reads twice its length, up to a full window; after a
+/* How far to read ahead: in a run of small reads as far as it is long, up to a full window; after a
  * large one just what follows it, in a zip its neighbour's header. */
 static uint64_t ahead_bytes(struct s3d_reader *reader, size_t length)
 {
@@ -622,11 +624,13 @@ static uint64_t ahead_bytes(struct s3d_reader *reader, size_t length)
     s3d_latch_lock(&reader->latch);
     uint64_t most = reader->window.size * block_size(reader);
     s3d_latch_unlock(&reader->latch);
-    return least(reader->run_bytes * 2, most);
+    return least(reader->run_bytes > BLOCK_MIN_BYTES ? reader->run_bytes : BLOCK_MIN_BYTES,
+                 most);
 }
 
-enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *data, size_t length,
-                              size_t *got, int64_t timeout_ms, struct s3d_error *error)
+enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *data,
+                              size_t length, size_t *got, int64_t timeout_ms,
+                              struct s3d_error *error)
 {
     enum s3d_code code = s3d_reader_wait_open(reader, timeout_ms, error);
     if (code || offset >= reader->object.size_bytes) {
