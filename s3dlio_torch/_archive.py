@@ -52,6 +52,11 @@ class Archive:
         """Whether no record is compressed: only such can go straight to their place."""
         return all(stored for _, _, stored in self._records)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of all records, in bytes."""
+        return self._sizes
+
     # --- what torch calls ---
 
     def has_record(self, name: str) -> bool:

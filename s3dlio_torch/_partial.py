@@ -16,6 +16,7 @@ from s3dlio_np import ObjectReader
 from s3dlio_torch._archive import Archive, torch_load_over
 
 Keys = str | Iterable[str] | Callable[[str], bool]
+Records = dict[int, tuple[str, int]]  # name and size in bytes, by the payload's offset
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def load_part(
         for name, value in _walk("", skeleton):
             if name in names:
                 finder.find(value)
-    wanted = {records[offset] for offset in finder.offsets}
+    wanted = {records[offset][0] for offset in finder.offsets}
     torch_load = torch_load_over(stream, wanted=wanted, **how)
     loaded = torch_load(stream, map_location, pickle_module, **arguments)
     return _prune("", loaded, names)
@@ -81,14 +82,14 @@ def load_part(
 
 def _skeleton(
     stream: ObjectReader, arguments: dict[str, Any], pickle_module: Any = None
-) -> tuple[Any, dict[int, str]]:
-    """The checkpoint with meta tensors, and its data records by offset."""
+) -> tuple[Any, Records]:
+    """The checkpoint with meta tensors, and its data records."""
     skeleton = torch_load_over(stream)(stream, "meta", pickle_module, **arguments)
     archive = Archive(stream)
     stream.seek(0)
     records = {
-        archive.get_record_offset(name): name
-        for name in archive.get_all_records()
+        archive.get_record_offset(name): (name, nbytes)
+        for name, nbytes in archive.sizes.items()
         if name.startswith("data/")
     }
     return skeleton, records
@@ -158,14 +159,20 @@ def _storage_offset(storage: torch.UntypedStorage) -> int:
     return offset
 
 
-def _describe(tensor: torch.Tensor, records: dict[int, str]) -> TensorInfo:
+def _describe(tensor: torch.Tensor, records: Records) -> TensorInfo:
     start = _storage_offset(tensor.untyped_storage())
+    record, nbytes = records[start]
+    if tensor.untyped_storage().nbytes() != nbytes:
+        raise RuntimeError(
+            f"record {record} has {nbytes} bytes, but its storage needs "
+            f"{tensor.untyped_storage().nbytes()}: the archive is damaged"
+        )
     return TensorInfo(
         dtype=tensor.dtype,
         shape=tuple(tensor.shape),
         stride=tensor.stride(),
         nbytes=tensor.nbytes,
-        record=records[start],
+        record=record,
         offset=start + int(tensor.storage_offset()) * tensor.element_size(),
     )
 

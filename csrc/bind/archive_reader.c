@@ -31,6 +31,18 @@ static PyObject *raise_error(const struct archive_reader *self, const struct s3d
     return bind_raise(self->state, error, bind_reader_uri(self->stream));
 }
 
+/* A record's name as UTF-8; NULL with an exception, also for one that holds a NUL. */
+static const char *name_text(PyObject *name)
+{
+    Py_ssize_t length;
+    const char *text = PyUnicode_AsUTF8AndSize(name, &length);
+    if (text && strlen(text) != (size_t)length) {
+        PyErr_SetString(PyExc_ValueError, "embedded null character in a record's name");
+        text = NULL;
+    }
+    return text;
+}
+
 /* --- entries ------------------------------------------------------------------------------- */
 
 /* The entry of a record by its name without the prefix; NULL without an exception if none. */
@@ -241,13 +253,13 @@ static PyObject *record_bytes(const struct archive_reader *self, const char *nam
 
 static PyObject *archive_get_record(PyObject *object, PyObject *argument)
 {
-    const char *name = PyUnicode_AsUTF8(argument);
+    const char *name = name_text(argument);
     return name ? record_bytes((struct archive_reader *)object, name) : NULL;
 }
 
 static PyObject *archive_has_record(PyObject *object, PyObject *argument)
 {
-    const char *name = PyUnicode_AsUTF8(argument);
+    const char *name = name_text(argument);
     return name ? PyBool_FromLong(find((struct archive_reader *)object, name) != NULL) : NULL;
 }
 
@@ -293,7 +305,7 @@ static PyObject *archive_record_offset(PyObject *object, PyObject *argument)
 {
     const struct archive_reader *self = (struct archive_reader *)object;
     struct s3d_zip_local local;
-    const char *name = PyUnicode_AsUTF8(argument);
+    const char *name = name_text(argument);
     const struct s3d_zip_entry *entry = name ? require(self, name) : NULL;
     if (!entry || place(self, entry, &local)) {
         return NULL;
@@ -304,7 +316,7 @@ static PyObject *archive_record_offset(PyObject *object, PyObject *argument)
 static PyObject *archive_header_offset(PyObject *object, PyObject *argument)
 {
     const struct archive_reader *self = (struct archive_reader *)object;
-    const char *name = PyUnicode_AsUTF8(argument);
+    const char *name = name_text(argument);
     const struct s3d_zip_entry *entry = name ? require(self, name) : NULL;
     return entry ? PyLong_FromUnsignedLongLong(entry->header_offset) : NULL;
 }
@@ -362,7 +374,7 @@ static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywo
         /* fill_item runs Python code, which may have changed the lists. */
         PyObject *name = i < PyList_GET_SIZE(names) ? PyList_GET_ITEM(names, i) : NULL;
         PyObject *target = i < PyList_GET_SIZE(targets) ? PyList_GET_ITEM(targets, i) : NULL;
-        const char *text = name && target ? PyUnicode_AsUTF8(name) : NULL;
+        const char *text = name && target ? name_text(name) : NULL;
         if (!text || fill_item(self, &items[i], text, target, verify)) {
             if (!PyErr_Occurred()) {
                 PyErr_SetString(PyExc_RuntimeError, "the lists changed while they were read");
