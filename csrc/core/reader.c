@@ -624,8 +624,7 @@ static uint64_t ahead_bytes(struct s3d_reader *reader, size_t length)
     s3d_latch_lock(&reader->latch);
     uint64_t most = reader->window.size * block_size(reader);
     s3d_latch_unlock(&reader->latch);
-    return least(reader->run_bytes > BLOCK_MIN_BYTES ? reader->run_bytes : BLOCK_MIN_BYTES,
-                 most);
+    return least(reader->run_bytes, most);
 }
 
 enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *data,
