@@ -374,8 +374,13 @@ static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywo
         /* fill_item runs Python code, which may have changed the lists. */
         PyObject *name = i < PyList_GET_SIZE(names) ? PyList_GET_ITEM(names, i) : NULL;
         PyObject *target = i < PyList_GET_SIZE(targets) ? PyList_GET_ITEM(targets, i) : NULL;
+        Py_XINCREF(name);
+        Py_XINCREF(target);
         const char *text = name && target ? name_text(name) : NULL;
-        if (!text || fill_item(self, &items[i], text, target, verify)) {
+        bool filled = text && !fill_item(self, &items[i], text, target, verify);
+        Py_XDECREF(name);
+        Py_XDECREF(target);
+        if (!filled) {
             if (!PyErr_Occurred()) {
                 PyErr_SetString(PyExc_RuntimeError, "the lists changed while they were read");
             }
