@@ -117,7 +117,9 @@ class Archive:
         tensors = empty_tensors([self._sizes[name] for name in names], pin_memory=self._pin_memory)
         self._items = {name: (i, tensors[i]) for i, name in enumerate(names)}
         storages = [tensor.untyped_storage() for tensor in tensors]
-        self._fetch = self._reader.fetch(names, storages, verify=self._verify)
+        self._fetch = self._reader.fetch(
+            names, storages, verify=self._verify, fresh=not self._pin_memory
+        )
 
     def close(self) -> None:
         """Cancels what nobody waited for. Nothing writes into any storage afterwards."""

@@ -371,6 +371,7 @@ class _Wave:
                 for part, tensor in zip(parts, self._tensors, strict=True)
                 if part.size
             ),
+            not pin_memory,
         )
 
     def arrivals(self) -> Iterator[tuple[_Part, torch.Tensor]]:

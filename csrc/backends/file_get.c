@@ -3,6 +3,7 @@
 #endif
 #include "backends/file.h"
 #include "backends/file_sys.h"
+#include "core/mem.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -87,6 +88,7 @@ static uint64_t direct_bytes(const struct s3d_request *request,
 /* The running state of one s3d_file_move. */
 struct progress {
     struct cursor cursor;
+    bool fresh; /* memory that the bytes come into */
     uint64_t moved_bytes;
     uint64_t direct_until; /* up to here O_DIRECT is on; 0: it is off */
 };
@@ -136,6 +138,9 @@ static enum s3d_code move_chunk(struct progress *progress, const struct s3d_file
     uint64_t want = end - progress->moved_bytes;
     int count = cursor_fill(&progress->cursor, vector, want < CHUNK_BYTES ? want : CHUNK_BYTES);
     off_t offset = (off_t)(move->offset_bytes + progress->moved_bytes);
+    for (int i = 0; progress->fresh && i < count; i++) {
+        s3d_pages_touch(vector[i].iov_base, vector[i].iov_len);
+    }
     ssize_t moved = move->writing ? s3d_sys_pwritev(move->fd, vector, count, offset)
                                   : s3d_sys_preadv(move->fd, vector, count, offset);
     if (moved < 0 && errno == EINVAL && progress->direct_until) {
@@ -160,7 +165,8 @@ static enum s3d_code move_chunk(struct progress *progress, const struct s3d_file
 enum s3d_code s3d_file_move(struct s3d_request *request, const struct s3d_file_move *move,
                             struct s3d_error *error)
 {
-    struct progress progress = {.cursor = {request->spans, request->span_count, 0, 0}};
+    struct progress progress = {.cursor = {request->spans, request->span_count, 0, 0},
+                                .fresh = request->fresh};
     if (move->length_bytes > INT64_MAX || move->offset_bytes > INT64_MAX - move->length_bytes) {
         return s3d_fail_errno(error, EFBIG, "\"%s\": no file reaches so far",
                               s3d_file_shown(move->path));

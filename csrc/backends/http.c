@@ -19,7 +19,8 @@ enum {
     LOW_SPEED_BYTES_PER_S = 1024, /* slower than this for LOW_SPEED_S is a stall */
     LOW_SPEED_S = 20,
     IDLE_CONNECTION_S = 4, /* S3 drops idle connections at about 5 s */
-    HEADERS_MAX_BYTES = 64 * 1024
+    HEADERS_MAX_BYTES = 64 * 1024,
+    TOUCH_BYTES = 2 * 1024 * 1024
 };
 
 /* One attempt of one request: a curl handle, used again after the attempt. */
@@ -37,6 +38,7 @@ struct attempt {
     size_t headers_bytes;
     size_t send_span, send_skip;       /* where the next body byte to send is */
     size_t receive_span, receive_skip; /* where the next received byte goes */
+    size_t touched_bytes;              /* of that span, where it is fresh memory */
     bool judged;                       /* accept_body has been asked */
     bool place;                        /* and said: into the spans */
     struct s3d_error failure;          /* of a callback; code OK: none */
@@ -188,6 +190,19 @@ static size_t on_header(char *line, size_t size, size_t count, void *context)
 
 /* ---- bodies ---- */
 
+/* Backs fresh memory a little ahead of what is written to it: so it is in the cache still. */
+static void touch_span(struct attempt *attempt, const struct s3d_span *span, size_t end)
+{
+    size_t from = attempt->touched_bytes;
+    if (end > from) {
+        size_t left = span->length_bytes - from;
+        size_t bytes = end - from > TOUCH_BYTES ? end - from : TOUCH_BYTES;
+        bytes = bytes < left ? bytes : left;
+        s3d_pages_touch(span->data + from, bytes);
+        attempt->touched_bytes = from + bytes;
+    }
+}
+
 static enum s3d_code place_bytes(struct attempt *attempt, const char *data, size_t length)
 {
     struct s3d_request *request = attempt->request;
@@ -200,6 +215,9 @@ static enum s3d_code place_bytes(struct attempt *attempt, const char *data, size
         size_t room = span->length_bytes - attempt->receive_skip;
         size_t piece = length < room ? length : room;
         if (piece) {
+            if (request->fresh) {
+                touch_span(attempt, span, attempt->receive_skip + piece);
+            }
             memcpy(span->data + attempt->receive_skip, data, piece);
         }
         data += piece;
@@ -208,7 +226,7 @@ static enum s3d_code place_bytes(struct attempt *attempt, const char *data, size
         request->result.received_bytes += piece;
         if (attempt->receive_skip == span->length_bytes) {
             attempt->receive_span++;
-            attempt->receive_skip = 0;
+            attempt->receive_skip = attempt->touched_bytes = 0;
         }
     }
     return S3D_OK;
@@ -341,7 +359,7 @@ static void attempt_prepare(struct attempt *attempt, struct s3d_request *request
     attempt->answer = (struct s3d_http_answer){.text = S3D_STR(S3D_HTTP_TEXT_MAX)};
     attempt->headers_bytes = 0;
     attempt->send_span = attempt->send_skip = 0;
-    attempt->receive_span = attempt->receive_skip = 0;
+    attempt->receive_span = attempt->receive_skip = attempt->touched_bytes = 0;
     attempt->judged = attempt->place = false;
     attempt->failure = (struct s3d_error){0};
     attempt->curl_error[0] = '\0';

@@ -324,7 +324,7 @@ static PyObject *archive_header_offset(PyObject *object, PyObject *argument)
 /* --- the wave ------------------------------------------------------------------------------ */
 
 static int fill_item(const struct archive_reader *self, struct bind_fetch_item *item,
-                     const char *name, PyObject *target, bool verify)
+                     const char *name, PyObject *target, bool verify, bool fresh)
 {
     struct s3d_zip_local local;
     uint64_t size;
@@ -345,6 +345,7 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
     item->target = Py_NewRef(target);
     item->offset_bytes = local.data_offset;
     item->size_bytes = size;
+    item->fresh = fresh;
     item->name = entry->name;
     item->crc = entry->crc;
     item->has_crc = verify && entry->crc && size;
@@ -353,12 +354,13 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
 
 static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywords)
 {
-    static const char *const keys[] = {"names", "targets", "verify", NULL};
+    static const char *const keys[] = {"names", "targets", "verify", "fresh", NULL};
     struct archive_reader *self = (struct archive_reader *)object;
     PyObject *names, *targets;
-    int verify = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!|p:fetch", BIND_NAMES(keys),
-                                     &PyList_Type, &names, &PyList_Type, &targets, &verify)) {
+    int verify = 1, fresh = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!|pp:fetch", BIND_NAMES(keys),
+                                     &PyList_Type, &names, &PyList_Type, &targets, &verify,
+                                     &fresh)) {
         return NULL;
     }
     Py_ssize_t count = PyList_GET_SIZE(names);
@@ -377,7 +379,7 @@ static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywo
         Py_XINCREF(name);
         Py_XINCREF(target);
         const char *text = name && target ? name_text(name) : NULL;
-        bool filled = text && !fill_item(self, &items[i], text, target, verify);
+        bool filled = text && !fill_item(self, &items[i], text, target, verify, fresh);
         Py_XDECREF(name);
         Py_XDECREF(target);
         if (!filled) {
@@ -434,9 +436,10 @@ static PyMethodDef archive_methods[] = {
     {"get_record_header_offset", archive_header_offset, METH_O,
      "get_record_header_offset(name, /)\n--\n\nThe offset of the record's local header."},
     {"fetch", (PyCFunction)(void (*)(void))archive_fetch, METH_VARARGS | METH_KEYWORDS,
-     "fetch(names, targets, verify=True)\n--\n\nStarts fetching records into CPU storages (objects "
+     "fetch(names, targets, verify=True, fresh=False)\n--\n\nStarts fetching records into CPU storages (objects "
      "with data_ptr() and nbytes()) of just their sizes, all at once. Returns the Fetch, whose "
-     "items are numbered as the names are."},
+     "items are numbered as the names are. fresh: all targets lie in the engine's own pages, and "
+     "nobody has touched them yet."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -92,6 +92,17 @@ static int order_items(struct fetch_object *self, struct s3d_segment *segments)
     return 0;
 }
 
+/* A get backs all of its memory or none. */
+static bool are_fresh(const struct fetch_object *self)
+{
+    for (size_t i = 0; i < self->count; i++) {
+        if (!self->items[i].fresh) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int start(struct fetch_object *self)
 {
     struct s3d_segment *segments = PyMem_RawCalloc(self->count + 1, sizeof *segments);
@@ -99,9 +110,15 @@ static int start(struct fetch_object *self)
         PyErr_NoMemory();
         return -1;
     }
+    struct s3d_get_plan wanted = {
+        .segments = segments,
+        .segment_count = self->count,
+        .fresh = are_fresh(self),
+        .piece = take_piece,
+        .context = self,
+    };
     int failed = order_items(self, segments) ||
-                 bind_reader_fetch(self->reader, &self->get, segments, self->count, take_piece,
-                                   self);
+                 bind_reader_fetch(self->reader, &self->get, &wanted);
     PyMem_RawFree(segments);
     return failed ? -1 : 0;
 }

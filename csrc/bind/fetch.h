@@ -16,6 +16,7 @@ struct bind_fetch_item {
     char *data;            /* size_bytes of it */
     uint64_t offset_bytes; /* in the object */
     uint64_t size_bytes;
+    bool fresh; /* pages of s3d_pages_alloc that nobody has touched yet */
     bool has_crc;
     uint32_t crc;
     const char *name;      /* for errors; kept alive by `owner` */

@@ -48,8 +48,9 @@ static PyMethodDef methods[] = {
      "the data section, size in bytes)] in that order, {metadata}). Raises ValueError when it "
      "is broken."},
     {"fetch", bind_fetch_parts, METH_VARARGS,
-     "fetch(stream, parts, /)\n--\n\nStarts fetching parts of an ObjectReader's object, all at "
-     "once; parts: a tuple of (name for errors, offset, CPU storage to fill). Returns the "
+     "fetch(stream, parts, fresh=False, /)\n--\n\nStarts fetching parts of an ObjectReader's "
+     "object, all at once; parts: a tuple of (name for errors, offset, CPU storage to fill). fresh: "
+     "all of them lie in the engine's own pages, and nobody has touched them yet. Returns the "
      "Fetch."},
     {"send", bind_send_part, METH_VARARGS,
      "send(stream, storage, offset, size, /)\n--\n\nAppends a part of a CPU storage to an "

@@ -610,8 +610,7 @@ int bind_reader_read_at(PyObject *object, uint64_t offset, void *data, size_t le
     return failed;
 }
 
-int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_segment *segments,
-                      size_t segment_count, s3d_get_piece *piece, void *context)
+int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_get_plan *wanted)
 {
     struct reader_object *self = (struct reader_object *)object;
     struct s3d_error error;
@@ -622,7 +621,7 @@ int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_s
     }
     struct s3d_reader *reader = self->reader;
     Py_BEGIN_ALLOW_THREADS
-    code = s3d_reader_fetch(get, reader, segments, segment_count, piece, context, &error);
+    code = s3d_reader_fetch(get, reader, wanted, &error);
     Py_END_ALLOW_THREADS
     if (code) {
         bind_stream_fail(&self->stream, &error);

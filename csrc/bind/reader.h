@@ -11,8 +11,7 @@ int bind_reader_init(PyObject *module, struct bind_state *state);
 /* All of [offset, offset + length), which must exist; the stream's position stays. */
 int bind_reader_read_at(PyObject *reader, uint64_t offset, void *data, size_t length);
 /* s3d_reader_fetch. */
-int bind_reader_fetch(PyObject *reader, struct s3d_get **get, const struct s3d_segment *segments,
-                      size_t segment_count, s3d_get_piece *piece, void *context);
+int bind_reader_fetch(PyObject *reader, struct s3d_get **get, const struct s3d_get_plan *wanted);
 uint64_t bind_reader_size(PyObject *reader);
 const char *bind_reader_uri(PyObject *reader);
 

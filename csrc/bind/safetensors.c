@@ -159,7 +159,8 @@ PyObject *bind_safetensors_header(PyObject *module, PyObject *stream)
 /* --- parts --------------------------------------------------------------------------------- */
 
 /* part: (name, offset, storage); the item is for the whole storage. 0 or -1. */
-static int fill_item(struct bind_fetch_item *item, PyObject *part, uint64_t object_bytes)
+static int fill_item(struct bind_fetch_item *item, PyObject *part, uint64_t object_bytes,
+                     bool fresh)
 {
     const char *name;
     unsigned long long offset;
@@ -184,6 +185,7 @@ static int fill_item(struct bind_fetch_item *item, PyObject *part, uint64_t obje
     }
     item->target = Py_NewRef(target);
     item->offset_bytes = offset;
+    item->fresh = fresh;
     item->name = name;
     return 0;
 }
@@ -192,8 +194,9 @@ PyObject *bind_fetch_parts(PyObject *module, PyObject *args)
 {
     const struct bind_state *state = PyModule_GetState(module);
     PyObject *stream, *parts; /* a tuple: nobody changes it while it is read, or fetched */
-    if (!PyArg_ParseTuple(args, "O!O!:fetch", state->reader_type, &stream, &PyTuple_Type,
-                          &parts)) {
+    int fresh = 0;
+    if (!PyArg_ParseTuple(args, "O!O!|p:fetch", state->reader_type, &stream, &PyTuple_Type,
+                          &parts, &fresh)) {
         return NULL;
     }
     size_t count = (size_t)PyTuple_GET_SIZE(parts);
@@ -203,7 +206,7 @@ PyObject *bind_fetch_parts(PyObject *module, PyObject *args)
     }
     uint64_t object_bytes = bind_reader_size(stream);
     for (size_t i = 0; i < count; i++) {
-        if (fill_item(&items[i], PyTuple_GET_ITEM(parts, (Py_ssize_t)i), object_bytes)) {
+        if (fill_item(&items[i], PyTuple_GET_ITEM(parts, (Py_ssize_t)i), object_bytes, fresh)) {
             bind_fetch_drop(items, count);
             return NULL;
         }

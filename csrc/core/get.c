@@ -34,6 +34,7 @@ struct s3d_get {
     char *if_match;
     s3d_get_piece *piece;
     void *context;
+    bool fresh;
     struct s3d_segment *segments;
     size_t segment_count;
     struct range *ranges; /* ascending */
@@ -330,6 +331,7 @@ static enum s3d_code slot_init(struct slot *slot, struct s3d_get *get, bool gaps
     slot->request.key = get->key;
     slot->request.if_match = get->if_match;
     slot->request.spans = slot->spans;
+    slot->request.fresh = get->fresh;
     slot->request.done = range_done;
     slot->request.owner = slot;
     return S3D_OK;
@@ -340,6 +342,7 @@ static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *pl
 {
     get->piece = plan->piece;
     get->context = plan->context;
+    get->fresh = plan->fresh;
     get->key = s3d_copy_string(plan->key);
     get->if_match = s3d_copy_string(plan->if_match);
     get->segment_count = plan->segment_count;

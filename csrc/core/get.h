@@ -34,6 +34,7 @@ struct s3d_get_plan {
     size_t segment_count;
     uint64_t part_bytes;
     unsigned concurrency; /* requests in flight at once */
+    bool fresh; /* all segments' data lies in pages of s3d_pages_alloc that nobody has touched */
     const char *if_match; /* copied; NULL: whatever version answers first */
     s3d_get_piece *piece; /* NULL: nobody wants to know */
     void *context;        /* for piece */

@@ -7,10 +7,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 enum {
     HUGE_PAGE_BYTES = 2 * 1024 * 1024,
-    HUGE_PAGE_SLOW_US = 1200, /* about what 512 small pages take */
-    SMALL_PAGES_US = 1000000
+    HUGE_PAGE_SLOW_US = 800, /* a little more than 512 small pages take */
+    SMALL_PAGES_US = 250000,
+    TOUCH_MIN_BYTES = 256 * 1024 /* less is not worth a system call */
 };
 
 #ifdef S3D_FAULTS
@@ -92,32 +97,51 @@ static size_t round_to_pages(size_t bytes)
     return rounded - rounded % page;
 }
 
-static int64_t now_us(void)
+static int64_t clock_us(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 /*
- * Asks for huge pages, and touches the first one to see what they cost now. Normally that is the
- * time to clear 2 MiB, a fifth of what small pages take. But a virtual machine's host may have to
- * back each of them first, at several times the cost of small pages, which come from memory in
- * recent use: then small pages serve for a while.
+ * Backs a part of one huge page's range. Normally a huge page costs the time to clear 2 MiB, a
+ * fifth of what small pages take. But a virtual machine's host may have to back it first, at
+ * several times the cost of small pages, which come from memory in recent use: then small pages
+ * serve for a while. All of it is advice: pages that are not there come when they are written to.
+ * Returns whether huge ones are worth it.
  */
-static void prefer_huge_pages(char *memory, size_t bytes)
+static bool back_pages(char *data, size_t bytes)
 {
     static _Atomic int64_t small_until_us;
-    int64_t start_us = now_us();
-    if (start_us < atomic_load_explicit(&small_until_us, memory_order_relaxed) ||
-        madvise(memory, bytes, MADV_HUGEPAGE)) {
-        return; /* advice: without it pages are small */
+    int64_t now = clock_us(CLOCK_MONOTONIC);
+    bool huge = now >= atomic_load_explicit(&small_until_us, memory_order_relaxed);
+    int64_t start = clock_us(CLOCK_THREAD_CPUTIME_ID);
+    (void)madvise(data, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    (void)madvise(data, bytes, MADV_POPULATE_WRITE);
+    if (huge && clock_us(CLOCK_THREAD_CPUTIME_ID) - start > HUGE_PAGE_SLOW_US) {
+        atomic_store_explicit(&small_until_us, now + SMALL_PAGES_US, memory_order_relaxed);
+        huge = false;
     }
-    *(volatile char *)memory = 0;
-    int64_t end_us = now_us();
-    if (end_us - start_us > HUGE_PAGE_SLOW_US) {
-        madvise(memory, bytes, MADV_NOHUGEPAGE);
-        atomic_store_explicit(&small_until_us, end_us + SMALL_PAGES_US, memory_order_relaxed);
+    return huge;
+}
+
+void s3d_pages_touch(char *data, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t before = (uintptr_t)data % page;
+    if (bytes < TOUCH_MIN_BYTES) {
+        return;
+    }
+    char *at = data - before;
+    size_t left = bytes + before;
+    left += (page - left % page) % page;
+    while (left) {
+        size_t block = HUGE_PAGE_BYTES - (uintptr_t)at % HUGE_PAGE_BYTES;
+        block = block < left ? block : left;
+        back_pages(at, block);
+        at += block;
+        left -= block;
     }
 }
 
@@ -146,7 +170,8 @@ void *s3d_pages_alloc(size_t bytes)
             munmap(memory + head + rounded, slack - head);
         }
         memory += head;
-        prefer_huge_pages(memory, rounded);
+        bool huge = back_pages(memory, HUGE_PAGE_BYTES);
+        (void)madvise(memory, rounded, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     }
     return memory;
 }

@@ -508,19 +508,13 @@ static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, 
 }
 
 enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
-                               const struct s3d_segment *segments, size_t segment_count,
-                               s3d_get_piece *piece, void *context, struct s3d_error *error)
+                               const struct s3d_get_plan *wanted, struct s3d_error *error)
 {
-    struct s3d_get_plan plan = {
-        .key = reader->key,
-        .segments = segments,
-        .segment_count = segment_count,
-        .part_bytes = reader->part_bytes,
-        .concurrency = reader->concurrency,
-        .if_match = reader->object.etag[0] ? reader->object.etag : NULL,
-        .piece = piece,
-        .context = context,
-    };
+    struct s3d_get_plan plan = *wanted;
+    plan.key = reader->key;
+    plan.part_bytes = reader->part_bytes;
+    plan.concurrency = reader->concurrency;
+    plan.if_match = reader->object.etag[0] ? reader->object.etag : NULL;
     return s3d_get_new(get, reader->store, &plan, error);
 }
 
@@ -529,7 +523,8 @@ static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, ch
 {
     struct s3d_segment segment = {offset, length, to};
     reader->direct_bytes = length;
-    return s3d_reader_fetch(&reader->direct, reader, &segment, 1, NULL, NULL, error);
+    struct s3d_get_plan wanted = {.segments = &segment, .segment_count = 1};
+    return s3d_reader_fetch(&reader->direct, reader, &wanted, error);
 }
 
 static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,

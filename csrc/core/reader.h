@@ -44,12 +44,12 @@ size_t s3d_reader_buffered(struct s3d_reader *reader, uint64_t offset_bytes);
 S3D_MUST_USE enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset_bytes,
                                            void *data, size_t length, size_t *got,
                                            int64_t timeout_ms, struct s3d_error *error);
-/* Starts a get of this object's segments, of the same version, with the reader's part size and
- * concurrency. It is the caller's, and independent of reads; the reader must be open. */
+/* Starts a get of this object, of the same version: key, part size, concurrency and if_match of
+ * `wanted` are the reader's. It is the caller's, and independent of reads; the reader must be
+ * open. */
 S3D_MUST_USE enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
-                                            const struct s3d_segment *segments,
-                                            size_t segment_count, s3d_get_piece *piece,
-                                            void *context, struct s3d_error *error);
+                                            const struct s3d_get_plan *wanted,
+                                            struct s3d_error *error);
 /* Drops a read that returned AGAIN: afterwards nothing writes into its data. */
 void s3d_reader_cancel(struct s3d_reader *reader);
 /* Cancels and joins. NULL is allowed. */

@@ -94,6 +94,7 @@ struct s3d_request {
     const char *if_match;             /* GET: an ETag; a differing object is S3D_CHANGED */
     struct s3d_span *spans;           /* GET: receive here. PUT, UPLOAD_PART: send these */
     size_t span_count;
+    bool fresh;                       /* GET: untouched pages of s3d_pages_alloc, to be backed */
     const struct s3d_put_options *options; /* PUT, UPLOAD_CREATE, UPLOAD_COMPLETE; nullable */
     const char *upload_id;            /* UPLOAD_PART, _COMPLETE, _ABORT */
     uint32_t part_number;             /* UPLOAD_PART: from 1 */

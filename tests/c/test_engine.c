@@ -318,8 +318,9 @@ static void use_in_child(struct open_things *things)
                                     .concurrency = 1};
     struct s3d_get *get;
     EXPECT(s3d_get_new(&get, fake_base(things->fake), &get_plan, &error) == S3D_FORKED);
-    EXPECT(s3d_reader_fetch(&get, things->reader, &segment, 1, NULL, NULL, &error) ==
-           S3D_FORKED);
+    EXPECT(s3d_reader_fetch(&get, things->reader,
+                            &(struct s3d_get_plan){.segments = &segment, .segment_count = 1},
+                            &error) == S3D_FORKED);
     struct s3d_reader_plan plan = {.key = "x", .part_bytes = PART, .concurrency = 1};
     struct s3d_reader *reader;
     EXPECT(s3d_reader_new(&reader, fake_base(things->fake), &plan, &error) == S3D_FORKED);

@@ -1,6 +1,7 @@
 /* Allocation, pages, checked arithmetic, and the fault injection that other tests rely on. */
 #include "test.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 static void test_alloc(void)
@@ -54,6 +55,40 @@ static void test_pages(void)
     CHECK(!s3d_pages_alloc((size_t)1 << 60));
 }
 
+static size_t resident_pages(char *data, size_t bytes)
+{
+    unsigned char present[64];
+    CHECK(bytes <= 64 * 4096 && mincore(data, bytes, present) == 0);
+    size_t count = 0;
+    for (size_t i = 0; i < (bytes + 4095) / 4096; i++) {
+        count += present[i] & 1;
+    }
+    return count;
+}
+
+/* Every page of a range is there, at any alignment; what was written stays, and so do neighbours. */
+static void test_pages_touch(void)
+{
+    enum { SIZE = 9 * 1024 * 1024, FROM = 2500001, BYTES = 5000003 };
+    char *pages = s3d_pages_alloc(SIZE);
+    CHECK(pages != NULL);
+    pages[FROM] = pages[SIZE - 1] = 1;
+    s3d_pages_touch(pages + FROM, BYTES);
+    s3d_pages_touch(pages + FROM, BYTES); /* a retry comes twice */
+    if (madvise(pages, 4096, 23 /* MADV_POPULATE_WRITE */) == 0) {
+        for (size_t at = FROM - FROM % 4096; at < FROM + BYTES; at += 4096) {
+            CHECK(resident_pages(pages + at, 4096) == 1);
+        }
+    }
+    for (size_t at = 0; at < SIZE - 1; at++) {
+        CHECK(pages[at] == (at == FROM));
+    }
+    s3d_pages_touch(pages, 0);
+    s3d_pages_touch(pages, SIZE);
+    s3d_pages_free(pages, SIZE);
+    s3d_pages_touch(NULL, 0);
+}
+
 /* Pages return to the system: many more than the machine has, one after the other. */
 static void test_pages_are_given_back(void)
 {
@@ -104,6 +139,7 @@ int main(void)
     RUN(test_alloc);
     RUN(test_copy_string);
     RUN(test_pages);
+    RUN(test_pages_touch);
     RUN(test_pages_are_given_back);
     RUN(test_sizes);
     RUN(test_faults);

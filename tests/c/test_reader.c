@@ -475,7 +475,12 @@ static void test_fetch(void)
     _Atomic uint64_t told = 0;
     fake_counters_clear(fake);
     struct s3d_get *get;
-    CHECK_CODE(s3d_reader_fetch(&get, reader, segments, COUNT, note_piece, &told, NULL),
+    CHECK_CODE(s3d_reader_fetch(&get, reader,
+                                &(struct s3d_get_plan){.segments = segments,
+                                                       .segment_count = COUNT,
+                                                       .piece = note_piece,
+                                                       .context = &told},
+                                NULL),
                S3D_OK);
     check_read(reader, MIB, 1000, -1);
     check_read(reader, 5 * MIB, 2 * MIB, -1);
@@ -504,11 +509,17 @@ static void test_fetch_changed(void)
         fake_put_object(fake, "object", data, 8 * MIB);
         struct s3d_segment segment = {0, 3 * MIB, data};
         struct s3d_get *get;
-        CHECK_CODE(s3d_reader_fetch(&get, reader, &segment, 1, NULL, NULL, NULL), S3D_OK);
+        CHECK_CODE(s3d_reader_fetch(
+                       &get, reader,
+                       &(struct s3d_get_plan){.segments = &segment, .segment_count = 1}, NULL),
+                   S3D_OK);
         CHECK_CODE(s3d_get_wait_all(get, -1, NULL), S3D_CHANGED);
         s3d_get_free(get);
         segment.offset_bytes = UINT64_MAX;
-        CHECK_CODE(s3d_reader_fetch(&get, reader, &segment, 1, NULL, NULL, NULL), S3D_INVALID);
+        CHECK_CODE(s3d_reader_fetch(
+                       &get, reader,
+                       &(struct s3d_get_plan){.segments = &segment, .segment_count = 1}, NULL),
+                   S3D_INVALID);
         s3d_reader_free(reader);
         free(data);
         fake_close(fake);
