@@ -72,6 +72,7 @@ class ObjectWriter(io.BufferedIOBase, BinaryIO):
         metadata: Sequence[str] | None = None,
         if_none_match: bool = False,
         expected_size: SupportsIndex = 0,
+        checksum: str | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...

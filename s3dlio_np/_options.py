@@ -11,6 +11,7 @@ from typing import TypedDict
 # Header names are tokens (RFC 9110, section 5.6.2); values go over the wire as ASCII.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
+_CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "none")
 _METADATA_MAX_BYTES = 2048  # S3's limit on names and values together
 
 
@@ -21,6 +22,7 @@ class _NativeOptions(TypedDict):
     metadata: tuple[str, ...] | None
     if_none_match: bool
     expected_size: int
+    checksum: str | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class WriterOptions:
     metadata: the user's own names and values, ASCII, at most 2 KiB together.
     expected_size: bytes of the object, as far as they are known: parts are made large enough for it
         (up to S3's 48.8 TiB). None: parts grow on the way, which from 8 MiB carries 17 TiB.
+    checksum: "crc64nvme", "crc32c" or "crc32": sent with every part and for the whole object; an S3
+        store checks it on arrival and keeps it. "none": none. None: as
+        AWS_REQUEST_CHECKSUM_CALCULATION says, which is crc64nvme on AWS and none on custom
+        endpoints. No effect on files.
     if_none_match: create only; writing an existing object is an ObjectExistsError.
 
     Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
@@ -48,6 +54,7 @@ class WriterOptions:
     storage_class: str | None = None
     if_none_match: bool = False
     expected_size: int | None = None
+    checksum: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("part_size", "max_concurrency"):
@@ -60,6 +67,10 @@ class WriterOptions:
             text = getattr(self, name)
             if text is not None:
                 _check_value(name, text)
+        if self.checksum is not None and self.checksum not in _CHECKSUMS:
+            raise ValueError(
+                f"checksum is {self.checksum!r}, but must be one of {', '.join(_CHECKSUMS)}"
+            )
         if not isinstance(self.if_none_match, bool):
             raise TypeError(f"if_none_match must be a bool, not {self.if_none_match!r}")
         _check_metadata(self.metadata)
@@ -101,4 +112,5 @@ def native_options(options: WriterOptions | None) -> _NativeOptions:
         "metadata": pairs or None,
         "if_none_match": options.if_none_match,
         "expected_size": options.expected_size or 0,
+        "checksum": options.checksum,
     }

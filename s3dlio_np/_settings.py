@@ -16,7 +16,8 @@ def configure(**settings: Setting) -> None:
     max_attempts, sign_payload, file_direct. Process: threads, max_connections, memory_limit_bytes,
     max_attempts; these four count when the engine starts, so set them before the first use. Access:
     endpoint, region, access_key, secret_key, session_token, profile, config_file,
-    credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous.
+    credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous,
+    checksum_calculation ("when_supported", "when_required").
 
     They count for streams opened afterwards. They are set in order; those before a wrong one stay
     set. Raises ValueError naming a setting that does not exist or a value out of range.

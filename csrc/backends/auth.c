@@ -59,6 +59,11 @@ enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX], const struct s3d_span *sp
     return S3D_OK;
 }
 
+void s3d_base64(char *text, const unsigned char *data, size_t length)
+{
+    EVP_EncodeBlock((unsigned char *)text, data, (int)length);
+}
+
 bool s3d_md5_hex(char hex[S3D_MD5_HEX], const void *data, size_t length)
 {
     unsigned char digest[S3D_MD5_BYTES];

@@ -192,6 +192,10 @@ static enum s3d_code set_endpoint(struct s3d_s3_store *store, const struct s3d_c
     if (!code) {
         code = set_address(store, &effective, endpoint ? endpoint : amazon.data, bucket, error);
     }
+    if (!code) {
+        code = s3d_s3_checksum_default(config->checksum_calculation, endpoint != NULL,
+                                       &store->checksum, error);
+    }
 
 done:
     s3d_free(endpoint);

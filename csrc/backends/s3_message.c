@@ -65,7 +65,9 @@ static void complete_xml(const struct s3d_request *request, struct s3d_str *text
         s3d_str_add_format(text, "<Part><PartNumber>%u</PartNumber><ETag>",
                            request->parts[i].number);
         s3d_str_add_xml(text, request->parts[i].etag);
-        s3d_str_add(text, "</ETag></Part>");
+        s3d_str_add(text, "</ETag>");
+        s3d_s3_checksum_xml(request, &request->parts[i], text);
+        s3d_str_add(text, "</Part>");
     }
     s3d_str_add(text, "</CompleteMultipartUpload>");
 }
@@ -199,6 +201,7 @@ struct signing {
     char date[S3D_AMZ_DATE];
     char payload[S3D_SHA256_HEX];
     char range[64];
+    struct s3d_s3_checksum checksum;
     struct s3d_str metadata_names;
 };
 
@@ -218,8 +221,23 @@ static void add_get_headers(struct signing *signing, const struct s3d_request *r
     }
 }
 
+static void add_checksum(struct signing *signing, struct s3d_request *request)
+{
+    struct s3d_s3_checksum *checksum = &signing->checksum;
+    s3d_s3_checksum(request, checksum);
+    if (checksum->header) {
+        header_add(&signing->set, checksum->header, checksum->value);
+    }
+    if (checksum->algorithm) {
+        header_add(&signing->set, "x-amz-checksum-algorithm", checksum->algorithm);
+    }
+    if (checksum->of_object) {
+        header_add(&signing->set, "x-amz-checksum-type", "FULL_OBJECT");
+    }
+}
+
 static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s3_store *store,
-                                     const struct s3d_request *request,
+                                     struct s3d_request *request,
                                      const struct s3d_http_message *message,
                                      struct s3d_error *error)
 {
@@ -238,6 +256,7 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
             return code;
         }
         add_put_options(&signing->set, request, s3d_str_text(&signing->metadata_names));
+        add_checksum(signing, request);
     }
     if (store->credentials.anonymous) {
         return S3D_OK;

@@ -235,6 +235,26 @@ int bind_options_load(struct s3d_put_options *options, const char *uri, PyObject
     return 0;
 }
 
+int bind_checksum_load(struct s3d_put_options *options, const char *checksum)
+{
+    static const char *const names[] = {[S3D_CHECKSUM_NONE] = "none",
+                                        [S3D_CHECKSUM_CRC32] = "crc32",
+                                        [S3D_CHECKSUM_CRC32C] = "crc32c",
+                                        [S3D_CHECKSUM_CRC64NVME] = "crc64nvme"};
+    options->checksum = S3D_CHECKSUM_DEFAULT;
+    for (size_t i = S3D_CHECKSUM_NONE; checksum && i < sizeof names / sizeof *names; i++) {
+        if (strcmp(checksum, names[i]) == 0) {
+            options->checksum = (enum s3d_checksum)i;
+            return 0;
+        }
+    }
+    if (checksum) {
+        PyErr_Format(PyExc_ValueError,
+                     "checksum is '%.32s', but must be crc64nvme, crc32c, crc32 or none", checksum);
+    }
+    return checksum ? -1 : 0;
+}
+
 void bind_options_fini(struct s3d_put_options *options)
 {
     /* The array is ours; `const` is for core's eyes only. */

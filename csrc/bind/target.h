@@ -43,6 +43,8 @@ int bind_transfer_load(struct bind_transfer *transfer, const struct bind_state *
  * Python objects; free the array with bind_options_fini. 0 or -1.
  */
 int bind_options_load(struct s3d_put_options *options, const char *uri, PyObject *metadata);
+/* checksum: NULL for the default, "none", or an algorithm's name in lower case. 0 or -1. */
+int bind_checksum_load(struct s3d_put_options *options, const char *checksum);
 void bind_options_fini(struct s3d_put_options *options);
 
 #endif

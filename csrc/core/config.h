@@ -36,7 +36,9 @@
     X(credentials_file, "AWS_SHARED_CREDENTIALS_FILE\0")                                           \
     X(ca_bundle, "AWS_CA_BUNDLE\0")                                                                \
     X(addressing, "S3DLIO_ADDRESSING\0")  /* auto, path, virtual */                                \
-    X(anonymous, "S3DLIO_ANONYMOUS\0")    /* 1: send requests unsigned */
+    X(anonymous, "S3DLIO_ANONYMOUS\0")    /* 1: send requests unsigned */                           \
+    /* when_supported, when_required */                                                            \
+    X(checksum_calculation, "AWS_REQUEST_CHECKSUM_CALCULATION\0")
 
 struct s3d_config {
 #define X(field, variable, fallback, minimum, maximum) uint64_t field;

@@ -42,6 +42,7 @@ enum s3d_code s3d_put_options_copy(struct s3d_put_options *to,
         return S3D_OK;
     }
     to->if_none_match = from->if_none_match;
+    to->checksum = from->checksum;
     bool copied = copy_text(&to->content_type, from->content_type) &&
                   copy_text(&to->content_encoding, from->content_encoding) &&
                   copy_text(&to->storage_class, from->storage_class) &&

@@ -120,6 +120,7 @@ static void part_done(struct s3d_request *request)
     } else {
         struct s3d_part *part = &put->parts[request->part_number - 1];
         memcpy(part->etag, request->result.object.etag, S3D_ETAG_MAX);
+        part->checksum = request->result.checksum;
         part->stored = true;
         while (put->stored_count < put->part_count && put->parts[put->stored_count].stored) {
             put->stored_count++;
@@ -308,6 +309,7 @@ void s3d_put_init_requests(struct s3d_put *put)
         slot->request.verb = S3D_VERB_UPLOAD_PART;
         slot->request.store = put->store;
         slot->request.key = put->key;
+        slot->request.options = &put->options;
         slot->request.upload_id = put->upload_id;
         slot->request.done = part_done;
         slot->request.owner = slot;

@@ -42,6 +42,15 @@ enum {
     S3D_UPLOAD_ID_MAX = 1088 /* S3 sends up to 1024 */
 };
 
+/* What the store is to check on arrival and keep with the object. */
+enum s3d_checksum {
+    S3D_CHECKSUM_DEFAULT, /* as settings and store have it */
+    S3D_CHECKSUM_NONE,
+    S3D_CHECKSUM_CRC32,
+    S3D_CHECKSUM_CRC32C,
+    S3D_CHECKSUM_CRC64NVME
+};
+
 /* A piece of memory to send from or to receive into. */
 struct s3d_span {
     char *data;
@@ -61,6 +70,7 @@ struct s3d_part {
     bool stored;     /* the store has it */
     uint64_t offset_bytes;
     uint64_t size_bytes;
+    uint64_t checksum; /* as the request's result had it */
     char etag[S3D_ETAG_MAX];
 };
 
@@ -81,6 +91,7 @@ struct s3d_put_options {
     const char *const *metadata; /* name, value, name, value, ...; metadata_count pairs */
     size_t metadata_count;
     bool if_none_match; /* create only: an existing object is S3D_EXISTS */
+    enum s3d_checksum checksum;
 };
 
 struct s3d_request {
@@ -95,7 +106,7 @@ struct s3d_request {
     struct s3d_span *spans;           /* GET: receive here. PUT, UPLOAD_PART: send these */
     size_t span_count;
     bool fresh;                       /* GET: untouched pages of s3d_pages_alloc, to be backed */
-    const struct s3d_put_options *options; /* PUT, UPLOAD_CREATE, UPLOAD_COMPLETE; nullable */
+    const struct s3d_put_options *options; /* PUT, UPLOAD_*; nullable */
     const char *upload_id;            /* UPLOAD_PART, _COMPLETE, _ABORT */
     uint32_t part_number;             /* UPLOAD_PART: from 1 */
     const struct s3d_part *parts;     /* UPLOAD_COMPLETE: ascending numbers */
@@ -123,6 +134,7 @@ struct s3d_request {
         struct s3d_object object;
         uint64_t received_bytes;      /* GET: body bytes placed; a suffix may be shorter than asked */
         uint64_t first_byte;          /* GET: absolute offset of the first byte placed */
+        uint64_t checksum;            /* PUT, UPLOAD_PART: of the bytes sent, where one was sent */
         char upload_id[S3D_UPLOAD_ID_MAX];
         char next_token[2048];        /* LIST: empty on the last page */
     } result;

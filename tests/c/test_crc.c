@@ -81,6 +81,24 @@ static void test_combine_far(void)
     CHECK(s3d_crc32_combine(0xCBF43926, 0, UINT64_C(6) * 1024 * 1024 * 1024 + 3) == 0x964C93A7);
 }
 
+static void test_crc32c(void)
+{
+    unsigned char data[1024];
+    fill(data, sizeof data);
+    /* RFC 3720, appendix B.4, and the check value. */
+    CHECK(s3d_crc32c(0, "123456789", 9) == 0xE3069283);
+    unsigned char zeros[32] = {0};
+    CHECK(s3d_crc32c(0, zeros, sizeof zeros) == 0x8A9136AA);
+    CHECK(s3d_crc32c(0, "", 0) == 0 && s3d_crc32c(77, "", 0) == 77);
+    uint32_t whole = s3d_crc32c(0, data, sizeof data);
+    for (size_t cut = 0; cut <= sizeof data; cut++) {
+        uint32_t a = s3d_crc32c(0, data, cut);
+        uint32_t b = s3d_crc32c(0, data + cut, sizeof data - cut);
+        CHECK(s3d_crc32c(a, data + cut, sizeof data - cut) == whole);
+        CHECK(s3d_crc32c_combine(a, b, sizeof data - cut) == whole);
+    }
+}
+
 int main(void)
 {
     RUN(test_known_values);
@@ -88,5 +106,6 @@ int main(void)
     RUN(test_chains);
     RUN(test_combine);
     RUN(test_combine_far);
+    RUN(test_crc32c);
     return 0;
 }

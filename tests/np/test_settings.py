@@ -38,6 +38,7 @@ RUBBISH = ["many", "-1", "1.5", "8MiB", "0x10", "1 ", " 1", "+1", "1e3", "", "9"
 TEXTS = [
     *("endpoint", "region", "access_key", "secret_key", "session_token", "profile"),
     *("config_file", "credentials_file", "ca_bundle", "addressing", "anonymous"),
+    "checksum_calculation",
 ]
 
 

@@ -117,7 +117,7 @@ static bool send_corrupted(struct s3s_call *call, uint64_t length)
 static bool send_body(struct s3s_call *call, uint64_t length)
 {
     uint64_t cut = call->fault.bytes < length ? call->fault.bytes : length;
-    if (length && s3s_call_hit(call, S3S_FAULT_CORRUPT))
+    if (length && !s3s_body_is_data(call) && s3s_call_hit(call, S3S_FAULT_CORRUPT))
         return send_corrupted(call, length);
     if (s3s_call_hit(call, S3S_FAULT_RESET_AFTER)) {
         if (send_part(call, 0, cut, false))

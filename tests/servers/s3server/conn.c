@@ -126,9 +126,17 @@ static bool fault_instead(struct s3s_call *call, bool *alive)
     return true;
 }
 
+// As if the network had flipped a bit of the body.
+static void corrupt_body(struct s3s_call *call)
+{
+    if (call->piece.block && call->piece.size_bytes && s3s_call_hit(call, S3S_FAULT_CORRUPT))
+        call->piece.block->data[call->piece.size_bytes / 2] ^= 1;
+}
+
 static bool perform(struct s3s_call *call, enum s3s_code code)
 {
     bool alive = true;
+    corrupt_body(call);
     if (!code)
         code = s3s_body_check(call);
     bool made = !code && fault_instead(call, &alive);

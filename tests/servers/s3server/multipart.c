@@ -4,7 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "store.h"
+#include "checksum.h"
 
 struct s3s_upload *s3s_upload_find_locked(struct s3s_store *store, struct s3s_upload_name name)
 {
@@ -48,7 +48,8 @@ void s3s_upload_abort_all_locked(struct s3s_store *store)
 }
 
 enum s3s_code s3s_upload_create(struct s3s_store *store, struct s3s_span bucket,
-                                struct s3s_span key, const char *headers, char id[33])
+                                struct s3s_span key, const char *headers,
+                                const struct s3s_checksum *checksum, char id[33])
 {
     s3s_store_make_id(store, id);
     struct s3s_upload *upload = s3s_mem_zalloc(sizeof *upload);
@@ -56,6 +57,7 @@ enum s3s_code s3s_upload_create(struct s3s_store *store, struct s3s_span bucket,
     upload->key = s3s_mem_copy(key.data, key.length);
     upload->key_length = key.length;
     upload->headers = s3s_mem_copy(headers, strlen(headers));
+    upload->checksum = checksum;
     upload->started_s = time(NULL);
     pthread_mutex_lock(&store->mutex);
     upload->bucket = s3s_store_bucket_locked(store, bucket);
@@ -92,13 +94,15 @@ static void grow_parts(struct s3s_upload *upload, uint64_t number)
 }
 
 enum s3s_code s3s_upload_put_part(struct s3s_store *store, struct s3s_upload_name name,
-                                  uint64_t number, const struct s3s_part *part)
+                                  uint64_t number, const struct s3s_part *part,
+                                  const struct s3s_checksum *checksum)
 {
     if (number < 1 || number > S3S_PART_NUMBER_MAX)
         return S3S_INVALID_ARGUMENT;
     pthread_mutex_lock(&store->mutex);
     struct s3s_upload *upload = s3s_upload_find_locked(store, name);
-    if (upload) {
+    bool mismatch = upload && upload->checksum && upload->checksum != checksum;
+    if (upload && !mismatch) {
         grow_parts(upload, number);
         struct s3s_part *slot = &upload->parts[number - 1];
         s3s_pool_give(store->pool, slot->piece.block); // a part sent again replaces the first
@@ -106,7 +110,7 @@ enum s3s_code s3s_upload_put_part(struct s3s_store *store, struct s3s_upload_nam
         slot->present = true;
     }
     pthread_mutex_unlock(&store->mutex);
-    return upload ? S3S_OK : S3S_NO_SUCH_UPLOAD;
+    return !upload ? S3S_NO_SUCH_UPLOAD : mismatch ? S3S_INVALID_ARGUMENT : S3S_OK;
 }
 
 static enum s3s_code check_wanted(const struct s3s_store *store,
@@ -167,9 +171,22 @@ static struct s3s_object *assemble(struct s3s_store *store, const struct s3s_upl
     return object;
 }
 
+// Reads the whole body under the mutex: only clients that send a checksum pay for it.
+static enum s3s_code check_whole(struct s3s_object *object, const struct s3s_completion *how)
+{
+    if (!how->checksum)
+        return S3S_OK;
+    if (!s3s_checksum_matches(how->checksum, object->pieces, object->piece_count,
+                              how->checksum_value))
+        return S3S_BAD_DIGEST;
+    object->checksum = s3s_checksum_lines(how->checksum, how->checksum_value);
+    return S3S_OK;
+}
+
 enum s3s_code s3s_upload_complete(struct s3s_store *store, struct s3s_upload_name name,
                                   const struct s3s_wanted_part *wanted, size_t wanted_count,
-                                  bool if_absent, char etag[S3S_ETAG_CAPACITY])
+                                  const struct s3s_completion *how,
+                                  char etag[S3S_ETAG_CAPACITY])
 {
     struct s3s_object *object = NULL;
     pthread_mutex_lock(&store->mutex);
@@ -180,7 +197,9 @@ enum s3s_code s3s_upload_complete(struct s3s_store *store, struct s3s_upload_nam
         goto done;
     object = assemble(store, upload, wanted, wanted_count);
     memcpy(etag, object->etag, S3S_ETAG_CAPACITY);
-    code = s3s_store_put_locked(upload->bucket, object, if_absent);
+    code = check_whole(object, how);
+    if (!code)
+        code = s3s_store_put_locked(upload->bucket, object, how->if_absent);
     if (code) { // the upload stays as it was, and keeps its blocks
         object->piece_count = 0;
         goto done;

@@ -1,5 +1,6 @@
 // CreateMultipartUpload, CompleteMultipartUpload, AbortMultipartUpload. UploadPart is beside PutObject.
 #include "call.h"
+#include "checksum.h"
 #include "xml.h"
 
 static void begin_result(struct s3s_call *call, const char *element)
@@ -21,9 +22,12 @@ enum s3s_code s3s_create_upload(struct s3s_call *call)
 {
     char id[33];
     struct s3s_text headers = {0};
+    const struct s3s_checksum *checksum;
+    if (!s3s_checksum_named(&call->request, &checksum))
+        return S3S_INVALID_ARGUMENT;
     s3s_stored_headers(call, &headers);
-    enum s3s_code code =
-        s3s_upload_create(&call->server->store, call->bucket, call->key, headers.data, id);
+    enum s3s_code code = s3s_upload_create(&call->server->store, call->bucket, call->key,
+                                           headers.data, checksum, id);
     s3s_text_fini(&headers);
     if (code)
         return code;
@@ -38,11 +42,13 @@ enum s3s_code s3s_complete_upload(struct s3s_call *call)
     char etag[S3S_ETAG_CAPACITY];
     struct s3s_wanted_part *parts = NULL;
     size_t count = 0;
-    bool if_absent = s3s_request_header(&call->request, "if-none-match") != NULL;
+    struct s3s_completion how = {0};
+    how.if_absent = s3s_request_header(&call->request, "if-none-match") != NULL;
+    how.checksum = s3s_checksum_sent(&call->request, &how.checksum_value);
     enum s3s_code code = s3s_xml_read_parts(s3s_text_span(&call->xml), &parts, &count);
     if (!code)
         code = s3s_upload_complete(&call->server->store, s3s_call_upload(call), parts, count,
-                                   if_absent, etag);
+                                   &how, etag);
     s3s_mem_free(parts);
     if (code)
         return code;

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "call.h"
+#include "checksum.h"
 
 void s3s_stored_headers(const struct s3s_call *call, struct s3s_text *headers)
 {
@@ -58,6 +59,10 @@ enum s3s_code s3s_put_object(struct s3s_call *call)
     object->pieces[0] = call->piece;
     object->piece_count = 1;
     object->size_bytes = call->piece.size_bytes;
+    struct s3s_span value;
+    const struct s3s_checksum *checksum = s3s_checksum_sent(&call->request, &value);
+    if (checksum)
+        object->checksum = s3s_checksum_lines(checksum, value);
     call->piece.block = NULL;
     bool if_absent = s3s_request_header(&call->request, "if-none-match") != NULL;
     enum s3s_code code = s3s_store_put(&call->server->store, call->bucket, object, if_absent);
@@ -75,10 +80,12 @@ enum s3s_code s3s_delete_object(struct s3s_call *call)
 enum s3s_code s3s_upload_part(struct s3s_call *call)
 {
     struct s3s_part part = {.piece = call->piece, .modified_s = time(NULL)};
+    struct s3s_span value;
     make_etag(call, part.etag);
     memcpy(part.md5, call->md5, sizeof part.md5);
     enum s3s_code code = s3s_upload_put_part(&call->server->store, s3s_call_upload(call),
-                                             call->part_number, &part);
+                                             call->part_number, &part,
+                                             s3s_checksum_sent(&call->request, &value));
     if (code)
         return code;
     call->piece.block = NULL;
@@ -180,5 +187,8 @@ enum s3s_code s3s_get_object(struct s3s_call *call)
     s3s_text_time_http(&answer->headers, object->modified_s);
     s3s_text_puts(&answer->headers, "\r\nAccept-Ranges: bytes\r\n");
     s3s_text_puts(&answer->headers, object->headers);
+    if (object->checksum && !range &&
+        s3s_request_header(&call->request, "x-amz-checksum-mode"))
+        s3s_text_puts(&answer->headers, object->checksum);
     return S3S_OK;
 }

@@ -55,6 +55,7 @@ void s3s_object_release(struct s3s_object *object)
     s3s_mem_free(object->pieces);
     s3s_mem_free(object->key);
     s3s_mem_free(object->headers);
+    s3s_mem_free(object->checksum);
     s3s_mem_free(object);
 }
 

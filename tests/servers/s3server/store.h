@@ -29,6 +29,7 @@ struct s3s_object {
     char *key;
     size_t key_length;
     char *headers;                // stored header lines, each ending in CRLF
+    char *checksum;               // lines for those who ask; NULL: the client sent none
     char etag[S3S_ETAG_CAPACITY]; // without quotes
     int64_t modified_s;
     uint64_t size_bytes;
@@ -52,6 +53,7 @@ struct s3s_upload {
     char *key;
     size_t key_length;
     char *headers;
+    const struct s3s_checksum *checksum; // that all parts must carry; NULL: none
     int64_t started_s;
     struct s3s_part *parts; // [n - 1] is part n
     size_t part_capacity;
@@ -110,21 +112,33 @@ struct s3s_upload_name {
     struct s3s_span bucket, key, id;
 };
 
+struct s3s_checksum;
+
 struct s3s_wanted_part { // one <Part> of a completion
     uint64_t number;
     char etag[S3S_ETAG_CAPACITY];
 };
 
+// What a completion asks for besides its parts.
+struct s3s_completion {
+    bool if_absent;
+    const struct s3s_checksum *checksum; // of the whole object; NULL: none is told
+    struct s3s_span checksum_value;
+};
+
 enum s3s_code s3s_upload_create(struct s3s_store *store, struct s3s_span bucket,
-                                struct s3s_span key, const char *headers, char id[33]);
+                                struct s3s_span key, const char *headers,
+                                const struct s3s_checksum *checksum, char id[33]);
 enum s3s_code s3s_upload_check(struct s3s_store *store, struct s3s_upload_name name);
 struct s3s_upload *s3s_upload_find_locked(struct s3s_store *store, struct s3s_upload_name name);
 // On success the piece belongs to the upload.
 enum s3s_code s3s_upload_put_part(struct s3s_store *store, struct s3s_upload_name name,
-                                  uint64_t number, const struct s3s_part *part);
+                                  uint64_t number, const struct s3s_part *part,
+                                  const struct s3s_checksum *checksum);
 enum s3s_code s3s_upload_complete(struct s3s_store *store, struct s3s_upload_name name,
                                   const struct s3s_wanted_part *wanted, size_t wanted_count,
-                                  bool if_absent, char etag[S3S_ETAG_CAPACITY]);
+                                  const struct s3s_completion *how,
+                                  char etag[S3S_ETAG_CAPACITY]);
 enum s3s_code s3s_upload_abort(struct s3s_store *store, struct s3s_upload_name name);
 void s3s_upload_abort_all_locked(struct s3s_store *store);
 
