@@ -51,9 +51,10 @@ def _touch_memory(size: int) -> None:
 
     A virtual machine's host backs memory when it is touched for the first time, at several times
     the cost of the kernel's own page faults, and may take free memory back within seconds. That
-    cost belongs to no way that is measured here, so it is paid before.
+    cost belongs to no way that is measured here, so it is paid before. Private memory, so that it
+    comes and goes in huge pages where the system has them.
     """
-    with mmap.mmap(-1, size) as memory:
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(mmap.MADV_HUGEPAGE)
         with memoryview(memory) as view:
             pages = view[:: mmap.PAGESIZE]
