@@ -1,7 +1,7 @@
 #!/bin/bash
 # Sees to the compiler and the system libraries. As root with apt-get it installs what is missing;
 # otherwise it prints the one line to run and exits 1. Does nothing when nothing is missing.
-#   [PYTHON=python3] bash tools/system-deps.sh
+#   [PYTHON=python3] bash tools/system-deps.sh [fuzz | analyze]   and what that target needs besides
 set -euo pipefail
 python=${PYTHON:-python3}
 missing=()
@@ -28,6 +28,19 @@ else
     echo "PYTHON=$python: no such program" >&2
     exit 1
 fi
+
+case ${1:-} in
+'') ;;
+fuzz)
+    echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+        clang -fsanitize=fuzzer,address,undefined -x c -o /dev/null - 2> /dev/null || need clang libclang-rt-dev
+    ;;
+analyze)
+    command -v clang-tidy > /dev/null || need clang-tidy
+    command -v cppcheck > /dev/null || need cppcheck
+    ;;
+*) echo "usage: tools/system-deps.sh [fuzz | analyze]" >&2; exit 2 ;;
+esac
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 line="apt-get install -y --no-install-recommends ${missing[*]}"

@@ -29,10 +29,12 @@ static bool parse_number(struct text text, uint64_t *out)
            s3d_parse_u64(digits, out);
 }
 
-/* "bytes 0-99/1234", or "bytes * / 1234" (without spaces) for a range that cannot be had. */
+/* "bytes 0-99/1234", or "bytes * / 1234" (without spaces) for a range that cannot be had. A second
+ * such header takes the place of the first: halves of two would be a range that nobody sent. */
 static void parse_content_range(struct s3d_http_answer *answer, struct text value)
 {
     char text[96];
+    answer->has_range = answer->range_unsatisfied = false;
     if (!s3d_copy_text(text, sizeof text, value.start, value.length) ||
         strncasecmp(text, "bytes ", 6) != 0) {
         return;

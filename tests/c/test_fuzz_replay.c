@@ -3,11 +3,23 @@
  * tree. */
 #include "test.h"
 
-#define LLVMFuzzerTestOneInput fuzz_zip_read
-#include "../fuzz/fuzz_zip_read.c"
+#define LLVMFuzzerTestOneInput fuzz_credentials
+#include "../fuzz/fuzz_credentials.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_s3_answer
+#include "../fuzz/fuzz_s3_answer.c"
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_safetensors
 #include "../fuzz/fuzz_safetensors.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_uri
+#include "../fuzz/fuzz_uri.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_xml
+#include "../fuzz/fuzz_xml.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_zip_read
+#include "../fuzz/fuzz_zip_read.c"
 #undef LLVMFuzzerTestOneInput
 
 #include <dirent.h>
@@ -55,7 +67,11 @@ static void replay(const char *name, target_fn target)
 
 int main(void)
 {
-    replay("zip", fuzz_zip_read);
+    replay("credentials", fuzz_credentials);
+    replay("s3_answer", fuzz_s3_answer);
     replay("safetensors", fuzz_safetensors);
+    replay("uri", fuzz_uri);
+    replay("xml", fuzz_xml);
+    replay("zip_read", fuzz_zip_read);
     return 0;
 }

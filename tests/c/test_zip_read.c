@@ -11,7 +11,7 @@
 #include "../fuzz/fuzz_zip_read.c"
 #undef LLVMFuzzerTestOneInput
 
-#define CORPUS "tests/fuzz/corpus/zip/"
+#define CORPUS "tests/fuzz/corpus/zip_read/"
 
 struct file {
     uint8_t *data;

@@ -1,4 +1,4 @@
-"""Writes the archives that the zip tests compare with or read: tests/c/data and tests/fuzz/corpus/zip.
+"""Writes the archives that the zip tests compare with or read: tests/c/data and tests/fuzz/corpus/zip_read.
 
 Run by hand with the torch whose layout is to be matched (2.13.0): python tests/c/data/make_zips.py
 The results are committed; nothing here runs in a build.
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 DATA = Path(__file__).resolve().parent
-CORPUS = DATA.parents[1] / "fuzz" / "corpus" / "zip"
+CORPUS = DATA.parents[1] / "fuzz" / "corpus" / "zip_read"
 
 
 class Skeleton:
