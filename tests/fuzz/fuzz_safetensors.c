@@ -24,12 +24,14 @@ static void safetensors_check_promises(const struct s3d_safetensors *file, size_
         safetensors_check_text(&tensor->name, header_bytes);
         PROMISE(tensor->begin == end && tensor->end >= end);
         end = tensor->end;
-        uint64_t bits = s3d_safetensors_dtype_bits(tensor->dtype);
+        uint64_t count = 1, bits = s3d_safetensors_dtype_bits(tensor->dtype);
         PROMISE(*s3d_safetensors_dtype_name(tensor->dtype));
         for (size_t k = 0; k < tensor->rank; k++) {
-            PROMISE(!bits || tensor->shape[k] <= UINT64_MAX / bits);
-            bits *= tensor->shape[k];
+            PROMISE(!count || tensor->shape[k] <= UINT64_MAX / count);
+            count *= tensor->shape[k];
         }
+        PROMISE(count <= UINT64_MAX / bits);
+        bits *= count;
         PROMISE(bits % 8 == 0 && bits / 8 == tensor->end - tensor->begin);
         for (size_t k = 0; k < i && i < 32; k++) {
             PROMISE(file->tensors[k].name.length != tensor->name.length ||
