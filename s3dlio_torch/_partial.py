@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import s3dlio_np
@@ -23,9 +26,9 @@ Records = dict[int, tuple[str, int]]  # name and size in bytes, by the payload's
 class TensorInfo:
     """What a checkpoint says of one tensor.
 
-    dtype, shape, stride (elements): as torch's. nbytes: of its elements. record: the archive's
-    record that holds its storage, which tensors may share. offset: of its first element in the
-    object, in bytes.
+    dtype, shape, stride (elements): as torch's; a quantized tensor's dtype is torch.quint8 or the
+    like. nbytes: of its elements. record: the archive's record that holds its storage, which
+    tensors may share. offset: of its first element in the object, in bytes.
     """
 
     dtype: torch.dtype
@@ -42,7 +45,8 @@ def inspect(
     """What tensors a checkpoint holds, by name, from its directory and its pickle alone.
 
     Names are the keys of nested dicts joined by dots, with list positions as numbers; a sparse
-    tensor's parts are listed, as "name.values" and so on. No storage is fetched, and no code of the
+    tensor's parts are listed, as "name.values" and so on, and so are "name.scales" and
+    "name.zero_points" beside a tensor that is quantized per channel. No storage is fetched, and no code of the
     file's runs: what torch.load(weights_only=True) refuses is refused with its error. Raises
     s3dlio_np.open's exceptions, too.
     """
@@ -51,8 +55,8 @@ def inspect(
         return {
             ".".join(filter(None, (name, part))): _describe(tensor, records)
             for name, value in _walk("", skeleton, into_lists=True)
-            if isinstance(value, torch.Tensor)
-            for part, tensor in _components(value).items()
+            if isinstance(value, (torch.Tensor, _QuantizedPlace))
+            for part, tensor in _parts(value).items()
         }
 
 
@@ -65,26 +69,31 @@ def load_part(
     how: dict[str, Any],
 ) -> Any:
     """torch.load of the entries that `keys` selects; only their storages are fetched."""
-    selects = _selector(keys)
+    if not isinstance(keys, str) and not callable(keys):
+        keys = set(keys)  # now: a mistake should not wait for the checkpoint
     skeleton, records = _skeleton(stream, arguments, pickle_module)
-    names = {name for name, _ in _walk("", skeleton) if selects(name)}
-    _refuse_unknown(keys, names)
+    names = select(keys, (name for name, _ in _walk("", skeleton)))
     finder = _Finder()
     if torch._guards.detect_fake_mode(None) is None:  # else nothing is fetched at all
         for name, value in _walk("", skeleton):
             if name in names:
                 finder.find(value)
-    wanted = {records[offset][0] for offset in finder.offsets}
+    wanted = {records[_known(offset)][0] for offset in finder.offsets}
     torch_load = torch_load_over(stream, wanted=wanted, **how)
-    loaded = torch_load(stream, map_location, pickle_module, **arguments)
-    return _prune("", loaded, names)
+    with _QuantizedPlaces() as places:
+        loaded = torch_load(stream, map_location, pickle_module, **arguments)
+    loaded = _prune("", loaded, names)
+    if places.count:
+        _refuse_places(loaded)
+    return loaded
 
 
 def _skeleton(
     stream: ObjectReader, arguments: dict[str, Any], pickle_module: Any = None
 ) -> tuple[Any, Records]:
     """The checkpoint with meta tensors, and its data records."""
-    skeleton = torch_load_over(stream)(stream, "meta", pickle_module, **arguments)
+    with _QuantizedPlaces():
+        skeleton = torch_load_over(stream)(stream, "meta", pickle_module, **arguments)
     archive = Archive(stream)
     stream.seek(0)
     records = {
@@ -108,6 +117,79 @@ def _walk(name: str, value: Any, into_lists: bool = False) -> Iterator[tuple[str
         yield from _walk(f"{name}.{key}" if name else str(key), item, into_lists)
 
 
+class _QuantizedPlace:
+    """Stands for a quantized tensor whose bytes are not there; torch has none on the meta device.
+
+    torch's own code rebuilds it as if it were the tensor.
+    """
+
+    storage: torch.UntypedStorage
+    storage_offset: int  # elements, of 8 bits or more
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __init__(self, dtype: torch.dtype, parameters: dict[str, torch.Tensor]) -> None:
+        self.dtype = dtype
+        self.parameters = parameters  # scales and zero_points, when they are tensors
+
+    def set_(
+        self,
+        storage: torch.storage.TypedStorage,
+        storage_offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+    ) -> None:
+        self.storage = storage._untyped_storage
+        self.storage_offset = storage_offset
+        self.shape = tuple(size)
+        self.stride = tuple(stride)
+
+    @property
+    def nbytes(self) -> int:
+        return -(-math.prod(self.shape) * self._bits // 8)
+
+    @property
+    def offset_bytes(self) -> int:
+        return self.storage_offset * self._bits // 8
+
+    @property
+    def _bits(self) -> int:
+        packed = {torch.quint4x2: 4, torch.quint2x4: 2}
+        return packed.get(self.dtype, self.dtype.itemsize * 8)
+
+
+class _QuantizedPlaces(TorchFunctionMode):
+    """In this thread, a quantized tensor made on the meta device is a _QuantizedPlace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _MAKE_QUANTIZED or torch.device(kwargs["device"]).type != "meta":
+            return func(*args, **kwargs)
+        self.count += 1
+        parameters = {
+            name: value
+            for name in ("scales", "zero_points")
+            if isinstance(value := kwargs.get(name), torch.Tensor)
+        }
+        return _QuantizedPlace(kwargs["dtype"], parameters)
+
+
+_MAKE_QUANTIZED = (torch._empty_affine_quantized, torch._empty_per_channel_affine_quantized)
+
+
+def _parts(value: torch.Tensor | _QuantizedPlace) -> Mapping[str, torch.Tensor | _QuantizedPlace]:
+    """What inspect lists of a leaf, by the name behind the leaf's own."""
+    if isinstance(value, torch.Tensor):
+        return _components(value)
+    return {"": value, **value.parameters}
+
+
 def _components(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     """The strided tensors that a sparse one consists of; {"": itself} for a strided one."""
     if tensor.layout == torch.strided:
@@ -126,7 +208,8 @@ class _Finder(pickle.Pickler):
 
     def __init__(self) -> None:
         super().__init__(self)
-        self.offsets: set[int] = set()
+        self.offsets: set[int | None] = set()  # None: of what does not lie in an archive
+        self.has_places = False
         self._attributes: list[dict[str, Any]] = []
 
     def write(self, data: object) -> None:
@@ -136,13 +219,15 @@ class _Finder(pickle.Pickler):
         if isinstance(value, torch.storage.TypedStorage):
             value = value._untyped_storage
         if isinstance(value, torch.UntypedStorage):
-            self.offsets.add(_storage_offset(value))
+            self.offsets.add(value._checkpoint_offset)
         elif isinstance(value, torch.Tensor) and not is_traceable_wrapper_subclass(value):
             for part in _components(value).values():
-                self.offsets.add(_storage_offset(part.untyped_storage()))
-            if attributes := getattr(value, "__dict__", None):
+                self.offsets.add(part.untyped_storage()._checkpoint_offset)
+            attributes = getattr(value, "__dict__", None)
+            if attributes and not isinstance(value, FakeTensor):  # whose own are torch's
                 self._attributes.append(attributes)
         else:
+            self.has_places |= isinstance(value, _QuantizedPlace)
             return None  # what it consists of comes here in its turn
         return "seen"
 
@@ -152,46 +237,72 @@ class _Finder(pickle.Pickler):
             self.dump(self._attributes.pop())
 
 
-def _storage_offset(storage: torch.UntypedStorage) -> int:
-    offset = storage._checkpoint_offset
+def _known(offset: int | None) -> int:
     if offset is None:
         raise RuntimeError("torch has not said where a storage lies in the archive")
     return offset
 
 
-def _describe(tensor: torch.Tensor, records: Records) -> TensorInfo:
-    start = _storage_offset(tensor.untyped_storage())
+def _describe(value: torch.Tensor | _QuantizedPlace, records: Records) -> TensorInfo:
+    if isinstance(value, _QuantizedPlace):
+        storage, stride, skipped = value.storage, value.stride, value.offset_bytes
+    else:
+        storage, stride = value.untyped_storage(), value.stride()
+        skipped = int(value.storage_offset()) * value.element_size()
+    start = _known(storage._checkpoint_offset)
     record, nbytes = records[start]
-    if tensor.untyped_storage().nbytes() != nbytes:
+    if storage.nbytes() != nbytes:
         raise RuntimeError(
             f"record {record} has {nbytes} bytes, but its storage needs "
-            f"{tensor.untyped_storage().nbytes()}: the archive is damaged"
+            f"{storage.nbytes()}: the archive is damaged"
         )
     return TensorInfo(
-        dtype=tensor.dtype,
-        shape=tuple(tensor.shape),
-        stride=tensor.stride(),
-        nbytes=tensor.nbytes,
+        dtype=value.dtype,
+        shape=tuple(value.shape),
+        stride=stride,
+        nbytes=value.nbytes,
         record=record,
-        offset=start + int(tensor.storage_offset()) * tensor.element_size(),
+        offset=start + skipped,
     )
 
 
-def _selector(keys: Keys) -> Callable[[str], bool]:
+def select(keys: Keys, names: Iterable[str]) -> set[str]:
+    """The names that keys select; KeyError for a key that selects none.
+
+    Such a key is a mistake that should not pass for an empty checkpoint. The time is linear: names
+    are looked up, never compared with all keys.
+    """
     if callable(keys):
-        return keys
+        return {name for name in names if keys(name)}
     exact = {keys} if isinstance(keys, str) else set(keys)
-    prefixes = tuple(key if key.endswith(".") else key + "." for key in exact)
-    return lambda name: name in exact or name.startswith(prefixes)
-
-
-def _refuse_unknown(keys: Keys, names: set[str]) -> None:
-    """A key that selects nothing is a mistake that should not pass for an empty checkpoint."""
-    if callable(keys):
-        return
-    for key in {keys} if isinstance(keys, str) else set(keys):
-        if not any(map(_selector(key), names)):
+    wanted = {_prefix(key) for key in exact}
+    chosen: set[str] = set()
+    begun: set[str] = set()  # every prefix of what was chosen
+    for name in names:
+        prefixes = [name[: i + 1] for i, character in enumerate(name) if character == "."]
+        if name in exact or not wanted.isdisjoint(prefixes):
+            chosen.add(name)
+            begun.update(prefixes)
+    for key in exact:
+        if key not in chosen and _prefix(key) not in begun:
             raise KeyError(f"the checkpoint has no entry {key!r}")
+    return chosen
+
+
+def _prefix(key: str) -> str:
+    return key if key.endswith(".") else key + "."
+
+
+def _refuse_places(loaded: Any) -> None:
+    """What was asked for came out on the meta device, where torch has no quantized tensors."""
+    for name, value in _walk("", loaded):
+        finder = _Finder()
+        finder.find(value)
+        if finder.has_places:
+            raise NotImplementedError(
+                f"entry {name!r} holds a quantized tensor, which torch cannot have on the meta "
+                "device or as a fake tensor: leave it out of keys=, or load it to the CPU"
+            )
 
 
 def _prune(name: str, value: Any, names: set[str]) -> Any:

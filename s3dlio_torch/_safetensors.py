@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import s3dlio_np
 from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
 from s3dlio_np._native import fetch, safetensors_header, send
 from s3dlio_torch._memory import empty_tensors
-from s3dlio_torch._partial import Keys, _refuse_unknown, _selector
+from s3dlio_torch._partial import Keys, select
 
 _ALIGNMENT = 8  # of the data section
 _METADATA = "__metadata__"
@@ -264,15 +264,8 @@ _Entry = tuple[str, str, tuple[int, ...], int, int]
 def _select(entries: list[_Entry], keys: Keys | None) -> list[_Entry]:
     if keys is None:
         return entries
-    if not isinstance(keys, str) and not callable(keys):
-        keys = list(keys)
-    selects = _selector(keys)
-    chosen = [entry for entry in entries if selects(entry[0])]
-    if not callable(keys):
-        names = {name for name, *_ in chosen}
-        wanted: Iterable[str] = [keys] if isinstance(keys, str) else keys
-        _refuse_unknown([key for key in wanted if key not in names], names)
-    return chosen
+    names = select(keys, (entry[0] for entry in entries))
+    return [entry for entry in entries if entry[0] in names]
 
 
 class _Part:

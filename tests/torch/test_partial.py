@@ -112,6 +112,8 @@ def test_only_what_was_asked_for(uri: str, name: str) -> None:
 def test_an_iterator_of_keys_is_read_once(uri: str) -> None:
     loaded = s3dlio_torch.load(uri, keys=iter(["rng", "epoch"]))
     assert set(loaded) == {"rng", "epoch"}
+    with pytest.raises(KeyError, match="no entry 'none'"):
+        s3dlio_torch.load(uri, keys=iter(["rng", "none"]))
 
 
 @near
@@ -125,7 +127,7 @@ def test_aliases_stay_aliases(uri: str) -> None:
 
 @near
 @pytest.mark.parametrize(
-    "keys", ["mod", "model.layer", ["rng", "none"], "", "model.layer1.w", "."]
+    "keys", ["mod", "model.layer", ["rng", "none"], "", "model.layer1.w", ".", "model.."]
 )
 def test_unknown_names(uri: str, keys: Any) -> None:
     before = received()
@@ -264,6 +266,116 @@ def test_a_checkpoint_that_is_one_tensor(target: Any) -> None:
     assert torch.equal(s3dlio_torch.load(target.uri("m.pt"), keys=""), torch.ones(3))
     with pytest.raises(KeyError):
         s3dlio_torch.load(target.uri("m.pt"), keys="x")
+
+
+QUANTIZED = ("per_tensor", "view", "wide", "per_channel", "packed", "empty")
+
+
+def quantized() -> dict[str, torch.Tensor]:
+    numbers, scales = torch.arange(24.0).reshape(4, 6), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    zeros = torch.tensor([1, 2, 3, 4])
+    per_tensor = torch.quantize_per_tensor(numbers, 0.5, 3, torch.quint8)
+    return {
+        "per_tensor": per_tensor,
+        "view": per_tensor[1:, 2:4],
+        "wide": torch.quantize_per_tensor(numbers, 0.5, 0, torch.qint32),
+        "per_channel": torch.quantize_per_channel(numbers, scales, zeros, 0, torch.qint8),
+        "packed": torch.quantize_per_channel(numbers, scales, zeros.float(), 0, torch.quint4x2),
+        "empty": torch.quantize_per_tensor(torch.empty(0, 3), 0.5, 3, torch.qint8),
+    }
+
+
+def same_quantized(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return stock(ours) == stock(theirs) and ours.qscheme() == theirs.qscheme()
+
+
+@near
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_quantized_tensors(target: Any, name: str, weights_only: bool) -> None:
+    target.write("m.pt", stock({"big": filled(4 * MIB), "q": quantized(), "one": torch.ones(1)}))
+    before = received()
+    loaded = s3dlio_torch.load(
+        target.uri("m.pt"), keys=f"q.{name}", weights_only=weights_only
+    )
+    assert received() - before < 2 * OVERHEAD
+    assert list(loaded["q"]) == [name]
+    assert same_quantized(loaded["q"][name], quantized()[name])
+    # Beside what is quantized and not wanted, or deep in a leaf, and all that there is.
+    assert torch.equal(s3dlio_torch.load(target.uri("m.pt"), keys="one")["one"], torch.ones(1))
+    whole = s3dlio_torch.load(target.uri("m.pt"), keys=lambda _: True)["q"]
+    assert tuple(whole) == QUANTIZED
+    assert all(same_quantized(whole[n], tensor) for n, tensor in quantized().items())
+    target.write("deep.pt", stock({"list": [quantized(), 3], "big": filled(4 * MIB)}))
+    deep = s3dlio_torch.load(target.uri("deep.pt"), keys="list")["list"][0]
+    assert same_quantized(deep[name], quantized()[name])
+
+
+@near
+def test_what_inspect_says_of_quantized_tensors(target: Any) -> None:
+    data = stock({"q": quantized()})
+    target.write("m.pt", data)
+    infos = s3dlio_torch.inspect(target.uri("m.pt"))
+    parts = {f"q.{n}.{p}" for n in ("per_channel", "packed") for p in ("scales", "zero_points")}
+    assert set(infos) == {f"q.{n}" for n in quantized()} | parts
+    for name, tensor in quantized().items():
+        info = infos[f"q.{name}"]
+        assert (info.dtype, info.shape) == (tensor.dtype, tuple(tensor.shape))
+        assert info.stride == tensor.stride()
+        assert info.nbytes == (12 if name == "packed" else tensor.nbytes)
+    for name in ("per_tensor", "per_channel"):
+        elements = quantized()[name].int_repr().numpy().tobytes()
+        info = infos[f"q.{name}"]
+        assert data[info.offset : info.offset + info.nbytes] == elements
+    assert infos["q.view"].record == infos["q.per_tensor"].record
+    assert infos["q.view"].offset == infos["q.per_tensor"].offset + 6 + 2
+    assert infos["q.per_channel.scales"].dtype == torch.float64
+    assert infos["q.per_channel.scales"].shape == (4,)
+
+
+@near
+def test_quantized_tensors_where_torch_has_none(target: Any) -> None:
+    target.write("m.pt", stock({"a": [{"q": quantized()["per_channel"]}], "one": torch.ones(1)}))
+    uri = target.uri("m.pt")
+
+    def to_meta(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        return torch.UntypedStorage(storage.nbytes(), device="meta")
+
+    for place in ("meta", torch.device("meta"), to_meta):
+        assert s3dlio_torch.load(uri, place, keys="one")["one"].is_meta
+        with pytest.raises(NotImplementedError, match="entry 'a' holds a quantized tensor"):
+            s3dlio_torch.load(uri, place, keys="a")
+    with FakeTensorMode():
+        assert s3dlio_torch.load(uri, keys="one")["one"].shape == (1,)
+        with pytest.raises(NotImplementedError, match="entry 'a' holds a quantized tensor"):
+            s3dlio_torch.load(uri, keys="a")
+
+
+@near
+def test_ten_thousand_keys(target: Any) -> None:
+    """Every name is looked up, not compared with every key; an unknown key still is found."""
+    names = [f"layer{i}.{part}" for i in range(5000) for part in ("a", "b")]
+    checkpoint = {f"layer{i}": {"a": i, "b": torch.ones(1)} for i in range(5000)}
+    target.write("m.pt", stock(checkpoint))
+    loaded = s3dlio_torch.load(target.uri("m.pt"), keys=names)
+    assert list(flat("", loaded)) == names
+    with pytest.raises(KeyError, match=r"no entry 'layer77\.c'"):
+        s3dlio_torch.load(target.uri("m.pt"), keys=[*names, "layer77.c"])
+    looked_at: list[str] = []
+
+    class Key(str):
+        def __eq__(self, other: object) -> bool:
+            looked_at.append(str(other))
+            return str.__eq__(self, other)
+
+        def startswith(self, *arguments: Any) -> bool:
+            looked_at.append(self)
+            return str.startswith(self, *arguments)
+
+        __hash__ = str.__hash__
+
+    assert list(flat("", s3dlio_torch.load(target.uri("m.pt"), keys=map(Key, names)))) == names
+    assert 0 < len(looked_at) < 10 * len(names)  # comparing each with each: 100,000,000
 
 
 # --- what is broken -----------------------------------------------------------------------------
