@@ -194,9 +194,9 @@ enum s3d_code s3d_engine_add_put(struct s3d_engine *engine, struct s3d_put *put,
     return open ? S3D_OK : s3d_fail(error, S3D_CLOSED, "the engine has shut down");
 }
 
-void s3d_engine_remove_put(struct s3d_engine *engine, struct s3d_put *put)
+void s3d_engine_remove_put(struct s3d_put *put)
 {
     pthread_mutex_lock(&mutex);
-    s3d_put_unlink(put, &engine->open_puts);
+    s3d_put_unlink(put);
     pthread_mutex_unlock(&mutex);
 }

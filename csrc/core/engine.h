@@ -55,6 +55,6 @@ S3D_MUST_USE enum s3d_code s3d_engine_check(const struct s3d_engine *engine,
 /* CLOSED once shutdown has begun. */
 S3D_MUST_USE enum s3d_code s3d_engine_add_put(struct s3d_engine *engine, struct s3d_put *put,
                                               struct s3d_error *error);
-void s3d_engine_remove_put(struct s3d_engine *engine, struct s3d_put *put);
+void s3d_engine_remove_put(struct s3d_put *put);
 
 #endif

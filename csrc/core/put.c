@@ -25,9 +25,8 @@ void s3d_put_link(struct s3d_put *put, struct s3d_put **list)
     *list = put;
 }
 
-void s3d_put_unlink(struct s3d_put *put, struct s3d_put **list)
+void s3d_put_unlink(struct s3d_put *put)
 {
-    (void)list;
     if (put->link_open) {
         *put->link_open = put->next_open;
         if (put->next_open) {
@@ -201,7 +200,7 @@ static void became_visible(struct s3d_put *put)
     put->state = S3D_PUT_FINISHED;
     s3d_count(&put->store->engine->stats.objects_written, 1);
     s3d_put_release_chunks(put);
-    s3d_engine_remove_put(put->store->engine, put);
+    s3d_engine_remove_put(put);
 }
 
 /*
@@ -363,7 +362,7 @@ static void abort_put(struct s3d_put *put, const struct s3d_error *why)
     }
     put->state = S3D_PUT_FAILED;
     s3d_put_release_chunks(put);
-    s3d_engine_remove_put(put->store->engine, put);
+    s3d_engine_remove_put(put);
 }
 
 void s3d_put_abort(struct s3d_put *put, const struct s3d_error *why)
@@ -472,7 +471,7 @@ void s3d_put_free(struct s3d_put *put)
         return;
     }
     s3d_put_abort(put, NULL);
-    s3d_engine_remove_put(put->store->engine, put);
+    s3d_engine_remove_put(put);
     s3d_put_release(put);
 }
 

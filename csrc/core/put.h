@@ -75,7 +75,7 @@ bool s3d_put_finished(const struct s3d_put *put);
 
 /* For engine.c, under its lock: the list of open uploads. */
 void s3d_put_link(struct s3d_put *put, struct s3d_put **list);
-void s3d_put_unlink(struct s3d_put *put, struct s3d_put **list);
+void s3d_put_unlink(struct s3d_put *put);
 /* For engine.c: keeps a put that its owner may free meanwhile. */
 struct s3d_put *s3d_put_acquire(struct s3d_put *put);
 void s3d_put_release(struct s3d_put *put);
