@@ -1,10 +1,10 @@
 /*
- * The engine for other extension modules: one table in the capsule s3dlio_np._native._C_API.
+ * What other extension modules need of the engine: one table in the capsule
+ * s3dlio_np._native._C_API.
  *
- * There is one engine per process; whoever needs it (s3dlio_torch._native) imports this table
- * instead of linking a second copy, so connections, budget and credentials exist once. New
- * functions are added at the end and `size` tells which are there; `version` changes only when
- * an old importer would go wrong. None of these functions touches Python but raise_error.
+ * Whoever needs it (s3dlio_torch._native) imports this table instead of linking a second copy of
+ * the engine. New functions are added at the end and `size` tells which are there; `version`
+ * changes only when an old importer would go wrong. None of these functions touches Python.
  */
 #ifndef S3D_BIND_CAPI_H
 #define S3D_BIND_CAPI_H
@@ -12,33 +12,18 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "core/engine.h"
-#include "core/get.h"
-#include "core/store.h"
-#include "core/uri.h"
+#include <stdint.h>
 
 #define BIND_CAPI_NAME "s3dlio_np._native._C_API"
 
-enum { BIND_CAPI_VERSION = 1 };
+enum { BIND_CAPI_VERSION = 2 };
 
 struct bind_capi {
     uint32_t version;
     size_t size; /* of this struct as the exporter knows it */
 
-    enum s3d_code (*engine_get)(struct s3d_engine **engine, struct s3d_error *error);
-
-    /* Parses text and opens its store; *uri is to be released with uri_fini. No I/O but profile
-     * files; not under the GIL. */
-    enum s3d_code (*store_open)(struct s3d_store **store, struct s3d_uri *uri, const char *text,
-                                size_t length, struct s3d_error *error);
-    void (*store_release)(struct s3d_store *store);
-    void (*uri_fini)(struct s3d_uri *uri);
-
     void *(*pages_alloc)(size_t bytes);
     void (*pages_free)(void *memory, size_t bytes);
-
-    /* Raises in the GIL's thread; `module` is s3dlio_np._native. Returns NULL. */
-    PyObject *(*raise_error)(PyObject *module, const struct s3d_error *error, const char *uri);
 };
 
 /* For the exporter: adds the capsule to the module. 0, or -1 with an exception. */
