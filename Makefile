@@ -2,6 +2,7 @@
 # make test       C tests (plain and ASan+UBSan), then pytest   make ctest  C tests of one S3D_BUILD
 # make test SAN=asan|tsan   only the C tests, with that sanitizer
 # make fuzz [FUZZ_S=300] [FUZZ="uri xml"]   every fuzz target for so many seconds, with clang
+# make analyze    gcc -fanalyzer, cppcheck and clang-tidy over the engine (tools/analyze.suppress)
 # make bench [BENCH_ARGS=…]  make lint  make format  make wheel  make clean  make distclean
 # Variables: PYTHON (3.10+ with headers), S3D_BUILD=release|debug|asan|tsan, S3D_WERROR=1,
 #            S3D_CEPH / S3D_MOTO = 1 demands that server's tests, 0 leaves them out, PYTEST_ARGS.
@@ -23,7 +24,7 @@ FLAVOUR := $(S3D_BUILD)-werror$(S3D_WERROR)
 C_TREE := $(wildcard csrc csrc/* csrc/*/*.[ch])
 C_FORMATTED = $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/servers/s3server/*.[ch])
 
-.PHONY: build demo test ctest pytest fuzz bench lint format wheel clean distclean s3server FORCE
+.PHONY: build demo test ctest pytest fuzz bench analyze lint format wheel clean distclean s3server FORCE
 build: $(STAMPS)/editable
 
 # --- set-up, each step once -------------------------------------------------------------------
@@ -75,12 +76,15 @@ endif
 pytest: build s3server
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
-# Clang is needed for this alone, so that only those who run it install it.
-$(STAMPS)/fuzz-tools: tools/system-deps.sh
-	@bash tools/system-deps.sh fuzz
+# Clang and the like are needed for one target each, so that only those who run it install them.
+$(STAMPS)/system-%: tools/system-deps.sh
+	@bash tools/system-deps.sh $*
 	@mkdir -p $(@D) && touch $@
 
-fuzz: $(STAMPS)/system $(STAMPS)/fuzz-tools
+analyze: $(STAMPS)/system $(STAMPS)/system-analyze
+	@$(PYTHON) tools/analyze.py
+
+fuzz: $(STAMPS)/system $(STAMPS)/system-fuzz
 	@$(MAKE) -s -j$(shell nproc) -f tests/fuzz/Makefile run
 
 bench: build s3server

@@ -497,27 +497,27 @@ void s3d_zip_close(struct s3d_zip *zip)
     }
 }
 
-enum s3d_code s3d_zip_open(struct s3d_zip *zip, uint64_t object_bytes, const void *tail_bytes,
-                           size_t tail_length, uint64_t *need_offset, struct s3d_error *error)
+enum s3d_code s3d_zip_open(struct s3d_zip *zip, uint64_t object_bytes, const void *tail,
+                           size_t tail_bytes, uint64_t *need_offset, struct s3d_error *error)
 {
     *zip = (struct s3d_zip){.object_bytes = object_bytes};
     *need_offset = 0;
-    if (tail_length > object_bytes) {
+    if (tail_bytes > object_bytes) {
         return s3d_fail(error, S3D_INVALID, "%zu bytes of an object of %llu were given",
-                        tail_length, (unsigned long long)object_bytes);
+                        tail_bytes, (unsigned long long)object_bytes);
     }
-    struct tail tail = {.bytes = tail_bytes,
-                        .offset = object_bytes - tail_length,
+    struct tail view = {.bytes = tail,
+                        .offset = object_bytes - tail_bytes,
                         .end = object_bytes,
                         .need_offset = need_offset,
                         .error = error};
     struct summary summary = {0};
     bool is_zip64 = false;
-    enum s3d_code code = read_end(&tail, &summary, &is_zip64);
+    enum s3d_code code = read_end(&view, &summary, &is_zip64);
     if (code) {
         goto done;
     }
-    code = place_directory(&tail, &summary, is_zip64, zip);
+    code = place_directory(&view, &summary, is_zip64, zip);
     if (code) {
         goto done;
     }
@@ -525,7 +525,7 @@ enum s3d_code s3d_zip_open(struct s3d_zip *zip, uint64_t object_bytes, const voi
     if (code) {
         goto done;
     }
-    code = read_entries(zip, at(&tail, zip->directory_offset), (size_t)summary.directory_bytes,
+    code = read_entries(zip, at(&view, zip->directory_offset), (size_t)summary.directory_bytes,
                         error);
     if (code) {
         goto done;
