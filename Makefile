@@ -22,7 +22,7 @@ PY := .venv/bin/python
 STAMPS := build/stamps
 FLAVOUR := $(S3D_BUILD)-werror$(S3D_WERROR)
 C_TREE := $(wildcard csrc csrc/* csrc/*/*.[ch])
-C_FORMATTED = $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/servers/s3server/*.[ch])
+C_FORMATTED = $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] tests/servers/s3server/*.[ch])
 
 .PHONY: build demo test ctest pytest fuzz bench analyze lint format wheel clean distclean s3server FORCE
 build: $(STAMPS)/editable

@@ -74,7 +74,7 @@ static void credentials_check_profile(const struct s3d_config *config,
     PROMISE(region_code == S3D_OK || region_code == S3D_INVALID);
     PROMISE(!region_code || !region);
     PROMISE(!region || (region[0] && (credentials_has(&files[0], region) ||
-                                                  credentials_has(&files[1], region))));
+                                      credentials_has(&files[1], region))));
     s3d_free(region);
 }
 
@@ -85,7 +85,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t first = end ? (size_t)(end - data) : size;
     credentials_write(&files[0], data, first);
     credentials_write(&files[1], end ? end + 1 : data + size, end ? size - first - 1 : 0);
-    struct s3d_config config = {.credentials_file = files[0].path, .config_file = files[1].path};
+    struct s3d_config config = {.credentials_file = files[0].path,
+                                .config_file = files[1].path};
     credentials_check_profile(&config, files);
     config.profile = (char[]){"some one"};
     credentials_check_profile(&config, files);

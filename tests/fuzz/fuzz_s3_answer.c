@@ -34,7 +34,7 @@ static void answer_check_headers(const struct s3d_http_answer *answer)
     PROMISE(answer->modified_s >= 0 && answer->date_s >= 0);
     PROMISE(answer->retry_after_ms <= 3600 * 1000);
     PROMISE(!answer->has_range || (answer->range_first <= answer->range_last &&
-                                          answer->range_last < answer->range_total));
+                                   answer->range_last < answer->range_total));
     PROMISE(!answer->has_range || !answer->range_unsatisfied);
 }
 
@@ -85,8 +85,7 @@ static void answer_check_result(const struct s3d_request *request,
         PROMISE(received == request->length_bytes || request->suffix);
         PROMISE(first == request->offset_bytes || request->suffix);
         PROMISE(first + received <= request->result.object.size_bytes || !received);
-        PROMISE(!request->suffix ||
-                       first + received == request->result.object.size_bytes);
+        PROMISE(!request->suffix || first + received == request->result.object.size_bytes);
         break;
     case S3D_VERB_STAT:
         PROMISE(request->result.object.size_bytes == answer->length_bytes);

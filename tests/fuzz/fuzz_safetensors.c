@@ -35,8 +35,8 @@ static void safetensors_check_promises(const struct s3d_safetensors *file, size_
         PROMISE(bits % 8 == 0 && bits / 8 == tensor->end - tensor->begin);
         for (size_t k = 0; k < i && i < 32; k++) {
             PROMISE(file->tensors[k].name.length != tensor->name.length ||
-                                memcmp(file->tensors[k].name.data, tensor->name.data,
-                                       tensor->name.length) != 0);
+                    memcmp(file->tensors[k].name.data, tensor->name.data,
+                           tensor->name.length) != 0);
         }
     }
     PROMISE(end == data_bytes);

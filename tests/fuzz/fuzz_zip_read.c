@@ -22,8 +22,7 @@ static enum s3d_code zip_open_stepwise(struct s3d_zip *zip, const uint8_t *data,
         free(copy);
         PROMISE(code == S3D_OK || code == S3D_AGAIN || code == S3D_INVALID);
         PROMISE(code != S3D_AGAIN || need < size - tail);
-        PROMISE(code == S3D_OK ||
-                    (error.code == code && error.message[0] && !zip->entries));
+        PROMISE(code == S3D_OK || (error.code == code && error.message[0] && !zip->entries));
         tail = code == S3D_AGAIN ? size - (size_t)need : tail;
     } while (code == S3D_AGAIN);
     return code;
