@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ def inspect(
     s3dlio_np.open's exceptions, too.
     """
     with s3dlio_np.open(uri, part_size=part_size, max_concurrency=max_concurrency) as stream:
-        skeleton, records = _skeleton(stream, {"weights_only": True})
+        skeleton, records, _ = _skeleton(stream, {"weights_only": True})
         return {
             ".".join(filter(None, (name, part))): _describe(tensor, records)
             for name, value in _walk("", skeleton, into_lists=True)
@@ -71,7 +72,7 @@ def load_part(
     """torch.load of the entries that `keys` selects; only their storages are fetched."""
     if not isinstance(keys, str) and not callable(keys):
         keys = set(keys)  # now: a mistake should not wait for the checkpoint
-    skeleton, records = _skeleton(stream, arguments, pickle_module)
+    skeleton, records, has_quantized = _skeleton(stream, arguments, pickle_module)
     names = select(keys, (name for name, _ in _walk("", skeleton)))
     finder = _Finder()
     if torch._guards.detect_fake_mode(None) is None:  # else nothing is fetched at all
@@ -80,20 +81,27 @@ def load_part(
                 finder.find(value)
     wanted = {records[_known(offset)][0] for offset in finder.offsets}
     torch_load = torch_load_over(stream, wanted=wanted, **how)
-    with _QuantizedPlaces() as places:
+    with _QuantizedPlaces() if has_quantized else nullcontext():
         loaded = torch_load(stream, map_location, pickle_module, **arguments)
     loaded = _prune("", loaded, names)
-    if places.count:
+    if has_quantized:
         _refuse_places(loaded)
     return loaded
 
 
 def _skeleton(
     stream: ObjectReader, arguments: dict[str, Any], pickle_module: Any = None
-) -> tuple[Any, Records]:
-    """The checkpoint with meta tensors, and its data records."""
-    with _QuantizedPlaces():
-        skeleton = torch_load_over(stream)(stream, "meta", pickle_module, **arguments)
+) -> tuple[Any, Records, bool]:
+    """The checkpoint with meta tensors, its data records, and whether it has quantized tensors."""
+    torch_load = torch_load_over(stream)
+    has_quantized = False
+    try:
+        skeleton = torch_load(stream, "meta", pickle_module, **arguments)
+    except NotImplementedError:  # as torch says of a quantized tensor
+        has_quantized = True
+        stream.seek(0)
+        with _QuantizedPlaces():  # not before: it slows every call of torch's down
+            skeleton = torch_load(stream, "meta", pickle_module, **arguments)
     archive = Archive(stream)
     stream.seek(0)
     records = {
@@ -101,7 +109,7 @@ def _skeleton(
         for name, nbytes in archive.sizes.items()
         if name.startswith("data/")
     }
-    return skeleton, records
+    return skeleton, records, has_quantized
 
 
 def _walk(name: str, value: Any, into_lists: bool = False) -> Iterator[tuple[str, Any]]:
@@ -161,17 +169,12 @@ class _QuantizedPlace:
 class _QuantizedPlaces(TorchFunctionMode):
     """In this thread, a quantized tensor made on the meta device is a _QuantizedPlace."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func not in _MAKE_QUANTIZED or torch.device(kwargs["device"]).type != "meta":
             return func(*args, **kwargs)
-        self.count += 1
         parameters = {
             name: value
             for name in ("scales", "zero_points")
