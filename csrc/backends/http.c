@@ -250,6 +250,7 @@ static void attempt_prepare(struct attempt *attempt, struct s3d_request *request
     memset(&request->result.object, 0, sizeof request->result.object);
     request->result.received_bytes = 0;
     request->result.first_byte = 0;
+    request->result.answer_us = request->result.elapsed_us = 0;
 }
 
 static enum s3d_code add_headers(struct attempt *attempt, struct s3d_error *error)
@@ -421,10 +422,21 @@ static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s
     return code;
 }
 
+static void take_times(const struct attempt *attempt)
+{
+    curl_off_t ready_us = 0, answer_us = 0, end_us = 0;
+    curl_easy_getinfo(attempt->easy, CURLINFO_PRETRANSFER_TIME_T, &ready_us);
+    curl_easy_getinfo(attempt->easy, CURLINFO_STARTTRANSFER_TIME_T, &answer_us);
+    curl_easy_getinfo(attempt->easy, CURLINFO_TOTAL_TIME_T, &end_us);
+    attempt->request->result.answer_us = answer_us > ready_us ? answer_us - ready_us : 0;
+    attempt->request->result.elapsed_us = end_us > ready_us ? end_us - ready_us : 0;
+}
+
 static void end_attempt(struct attempt *attempt, CURLcode result)
 {
     struct http_driver *driver = attempt->driver;
     struct s3d_request *request = attempt->request;
+    take_times(attempt);
     curl_multi_remove_handle(driver->multi, attempt->easy);
     enum s3d_code code = conclude(attempt, result, &request->last);
     request->attempt = NULL;

@@ -13,7 +13,8 @@
 struct source {
     const struct bind_target *target;
     const struct bind_transfer *transfer;
-    const char *etag; /* NULL or "": any version */
+    const char *etag;   /* NULL or "": any version */
+    int64_t latency_us; /* of a request before; 0: there was none */
 };
 
 static enum s3d_code step_get(void *context, int64_t timeout_ms, struct s3d_error *error)
@@ -30,7 +31,9 @@ static enum s3d_code start_get(struct s3d_get **get, const struct source *source
         .segments = segment,
         .segment_count = 1,
         .part_bytes = whole ? segment->length_bytes : source->transfer->part_bytes,
+        .part_max_bytes = whole ? 0 : source->transfer->part_max_bytes,
         .concurrency = whole ? 1 : source->transfer->concurrency,
+        .latency_us = source->latency_us,
         .if_match = source->etag && source->etag[0] ? source->etag : NULL,
     };
     return s3d_get_new(get, source->target->store, &plan, error);
@@ -151,7 +154,7 @@ static PyObject *get_into_view(const struct bind_state *state, const struct bind
             "a smaller length=",
             bind_target_text(target), (unsigned long long)bytes, view->len);
     }
-    struct source source = {target, &transfer, object.etag};
+    struct source source = {target, &transfer, object.etag, 0};
     return run_get(state, &source, view->buf, a->offset, bytes)
                ? NULL
                : PyLong_FromUnsignedLongLong(bytes);
@@ -208,8 +211,10 @@ static int whole_open(struct whole *whole, const struct bind_state *state,
 {
     struct s3d_error error;
     enum s3d_code code;
-    struct s3d_reader_plan plan = {target->uri.key, transfer->part_bytes,
-                                   transfer->concurrency};
+    struct s3d_reader_plan plan = {.key = target->uri.key,
+                                   .part_bytes = transfer->part_bytes,
+                                   .part_max_bytes = transfer->part_max_bytes,
+                                   .concurrency = transfer->concurrency};
     *whole = (struct whole){0};
     Py_BEGIN_ALLOW_THREADS
     code = s3d_reader_new(&whole->reader, target->store, &plan, &error);
@@ -250,7 +255,8 @@ static int whole_fill(struct whole *whole, const struct bind_state *state,
         return 0;
     }
     if (s3d_reader_buffered(whole->reader, 0) < size) {
-        struct source source = {target, transfer, whole->object.etag};
+        struct source source = {target, transfer, whole->object.etag,
+                                s3d_reader_latency_us(whole->reader)};
         return run_get(state, &source, data, 0, size);
     }
     whole->data = data;

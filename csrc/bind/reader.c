@@ -48,6 +48,7 @@ static int open_reader(struct reader_object *self, const struct bind_target *tar
     struct s3d_reader_plan plan = {
         .key = target->uri.key,
         .part_bytes = transfer->part_bytes,
+        .part_max_bytes = transfer->part_max_bytes,
         .concurrency = transfer->concurrency,
     };
     Py_BEGIN_ALLOW_THREADS

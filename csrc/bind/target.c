@@ -2,6 +2,7 @@
 
 #include "bind/errors.h"
 #include "core/config.h"
+#include "core/pace.h"
 #include "core/mem.h"
 
 #include <string.h>
@@ -96,12 +97,6 @@ const char *bind_target_text(const struct bind_target *target)
 
 /* --- part size and concurrency ------------------------------------------------------------ */
 
-enum number {
-#define X(field, variable, fallback, minimum, maximum) NUMBER_##field,
-    S3D_NUMBERS(X)
-#undef X
-};
-
 static const struct {
     uint64_t minimum, maximum;
 } limits[] = {
@@ -112,7 +107,7 @@ static const struct {
 
 /* Replaces *value by the argument unless that is None. */
 static int take_number(uint64_t *value, PyObject *argument, const char *parameter,
-                       enum number number, const char *uri)
+                       enum s3d_number number, const char *uri)
 {
     if (!argument || argument == Py_None) {
         return 0;
@@ -155,15 +150,18 @@ int bind_transfer_load(struct bind_transfer *transfer, const struct bind_state *
     bool put = direction == BIND_WRITE;
     uint64_t part_bytes = put ? config.put_part_bytes : config.get_part_bytes;
     uint64_t concurrency = put ? config.put_inflight : config.get_inflight;
+    enum s3d_number part_number = put ? S3D_NUMBER_put_part_bytes : S3D_NUMBER_get_part_bytes;
+    bool part_given =
+        (part_size && part_size != Py_None) || (config.given & UINT64_C(1) << part_number);
     transfer->threshold_bytes = config.get_threshold_bytes;
     s3d_config_fini(&config);
-    if (take_number(&part_bytes, part_size, "part_size",
-                    put ? NUMBER_put_part_bytes : NUMBER_get_part_bytes, uri) ||
+    if (take_number(&part_bytes, part_size, "part_size", part_number, uri) ||
         take_number(&concurrency, max_concurrency, "max_concurrency",
-                    put ? NUMBER_put_inflight : NUMBER_get_inflight, uri)) {
+                    put ? S3D_NUMBER_put_inflight : S3D_NUMBER_get_inflight, uri)) {
         return -1;
     }
     transfer->part_bytes = part_bytes;
+    transfer->part_max_bytes = part_given ? part_bytes : S3D_PACE_PART_MAX_BYTES;
     transfer->concurrency = (unsigned)concurrency;
     return 0;
 }

@@ -25,6 +25,7 @@ const char *bind_target_text(const struct bind_target *target);
 
 struct bind_transfer {
     uint64_t part_bytes;
+    uint64_t part_max_bytes; /* for a far store; part_bytes where somebody has set that */
     unsigned concurrency;
     uint64_t threshold_bytes; /* reads below it are one request */
 };

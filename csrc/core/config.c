@@ -111,6 +111,7 @@ static enum s3d_code load_one_locked(struct s3d_config *config, size_t index,
     }
     if (setting->is_number) {
         *number_at(config, setting) = setting->fallback;
+        config->given |= value ? UINT64_C(1) << index : 0;
         return value ? parse_number(setting, name, value, number_at(config, setting), error)
                      : S3D_OK;
     }

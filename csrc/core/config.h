@@ -47,6 +47,14 @@ struct s3d_config {
 #define X(field, variables) char *field; /* NULL: not set */
     S3D_TEXTS(X)
 #undef X
+    uint64_t given; /* bit n: somebody has set the n-th number */
+};
+
+/* The numbers, in order. */
+enum s3d_number {
+#define X(field, variable, fallback, minimum, maximum) S3D_NUMBER_##field,
+    S3D_NUMBERS(X)
+#undef X
 };
 
 /* Starts from the overrides of configure(), then the environment, then defaults. *config is

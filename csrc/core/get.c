@@ -3,28 +3,41 @@
 #include "core/engine.h"
 #include "core/latch.h"
 #include "core/mem.h"
+#include "core/pace.h"
 #include "core/plan.h"
 
 #include <string.h>
 
-/* Segments closer than this are read by one request, and what lies between them is dropped. */
-enum { GAP_MAX_BYTES = 64 * 1024 };
+enum {
+    GAP_MAX_BYTES = 64 * 1024, /* segments closer than this are read by one request, and what lies
+                                * between them is dropped */
+    RANGE_MIN_BYTES = 1024 * 1024
+};
 
-/* What one request reads: [offset, offset + length), from `segment` on. */
+/* What one request reads: [offset, offset + length), from `first_segment` on. */
 struct range {
     uint64_t offset_bytes, length_bytes;
     size_t first_segment;
-    bool ready; /* locked{latch} */
+};
+
+/* How far the segments have been cut into ranges. */
+struct cursor {
+    uint64_t at;
+    size_t segment; /* the first one that ends after `at` */
+    size_t run_end; /* the first segment that is not read together with that one */
 };
 
 /* One range in flight; used again for later ranges. */
 struct slot {
     struct s3d_get *get;
     struct s3d_request request;
-    struct s3d_span *spans; /* get->spans_max of them */
-    char *gap;              /* where bytes between segments go; NULL when there are none */
-    struct range *range;    /* locked{latch} */
-    bool active;            /* locked{latch} */
+    struct s3d_span *spans;
+    size_t span_capacity;
+    char *gap; /* where bytes between segments go; NULL when there are none */
+    /* locked{latch} */
+    struct range range;
+    int64_t start_us;
+    bool active;
 };
 
 struct s3d_get {
@@ -37,14 +50,14 @@ struct s3d_get {
     bool fresh;
     struct s3d_segment *segments;
     size_t segment_count;
-    struct range *ranges; /* ascending */
-    size_t range_count;
-    size_t spans_max;
+    uint64_t range_bytes, range_max_bytes; /* the usual length, and the longest */
     struct slot *slots;
     size_t slot_count;
     /* locked{latch} */
     struct s3d_latch latch;
-    size_t next_range;        /* the first one not started yet */
+    struct cursor cursor;
+    uint64_t left_bytes; /* of the segments, from the cursor on */
+    struct s3d_pace pace;
     struct s3d_object object; /* the version of the first answer */
     struct s3d_error failure; /* the first one */
     bool stopping;
@@ -79,11 +92,11 @@ static enum s3d_code check_segments(const struct s3d_get_plan *plan, struct s3d_
 
 /* The first segment after `i` that does not belong to its run of neighbours. Empty segments need no
  * request: they neither join others nor part them. */
-static size_t run_end(const struct s3d_get_plan *plan, size_t i)
+static size_t run_end(const struct s3d_get *get, size_t i)
 {
-    uint64_t end = segment_end(&plan->segments[i]);
-    for (i++; i < plan->segment_count; i++) {
-        const struct s3d_segment *next = &plan->segments[i];
+    uint64_t end = segment_end(&get->segments[i]);
+    for (i++; i < get->segment_count; i++) {
+        const struct s3d_segment *next = &get->segments[i];
         if (next->length_bytes && next->offset_bytes - end > GAP_MAX_BYTES) {
             break;
         }
@@ -92,46 +105,43 @@ static size_t run_end(const struct s3d_get_plan *plan, size_t i)
     return i;
 }
 
-/* Cuts one run into ranges: counts them, and writes them where `ranges` is not NULL. */
-static size_t cut_run(const struct s3d_get_plan *plan, size_t first, size_t end,
-                      uint64_t range_bytes, struct range *ranges)
+/* Moves on to the next byte that is wanted: a range begins with a segment's byte, not in a gap. False
+ * when there is none. */
+static bool find_next(const struct s3d_get *get, struct cursor *cursor)
 {
-    while (end > first && !plan->segments[end - 1].length_bytes) {
-        end--;
-    }
-    if (end == first) {
-        return 0;
-    }
-    uint64_t at = plan->segments[first].offset_bytes;
-    uint64_t stop = segment_end(&plan->segments[end - 1]);
-    size_t count = 0;
-    while (at < stop) {
-        while (!plan->segments[first].length_bytes ||
-               segment_end(&plan->segments[first]) <= at) {
-            first++;
+    while (cursor->segment < get->segment_count) {
+        const struct s3d_segment *segment = &get->segments[cursor->segment];
+        if (segment->length_bytes && segment_end(segment) > cursor->at) {
+            break;
         }
-        /* A range begins with a segment's byte, not in a gap. */
-        at = at < plan->segments[first].offset_bytes ? plan->segments[first].offset_bytes : at;
-        uint64_t length = least(range_bytes, stop - at);
-        if (ranges) {
-            ranges[count] = (struct range){at, length, first, false};
-        }
-        at += length;
-        count++;
+        cursor->segment++;
     }
-    return count;
+    if (cursor->segment == get->segment_count) {
+        return false;
+    }
+    if (cursor->segment >= cursor->run_end) {
+        cursor->run_end = run_end(get, cursor->segment);
+    }
+    uint64_t start = get->segments[cursor->segment].offset_bytes;
+    cursor->at = cursor->at < start ? start : cursor->at;
+    return true;
 }
 
-static size_t cut_all(const struct s3d_get_plan *plan, uint64_t range_bytes,
-                      struct range *ranges)
+/* Cuts the next range off, of `length` bytes or what is left of the run. False: there is none. */
+static bool cut_range(const struct s3d_get *get, struct cursor *cursor, uint64_t length,
+                      struct range *range)
 {
-    size_t count = 0;
-    for (size_t first = 0; first < plan->segment_count;) {
-        size_t end = run_end(plan, first);
-        count += cut_run(plan, first, end, range_bytes, ranges ? ranges + count : NULL);
-        first = end;
+    if (!find_next(get, cursor)) {
+        return false;
     }
-    return count;
+    size_t last = cursor->run_end - 1;
+    while (!get->segments[last].length_bytes) {
+        last--;
+    }
+    uint64_t left = segment_end(&get->segments[last]) - cursor->at;
+    *range = (struct range){cursor->at, least(length, left), cursor->segment};
+    cursor->at += range->length_bytes;
+    return true;
 }
 
 /*
@@ -178,21 +188,65 @@ static bool has_gaps(const struct s3d_get *get)
 
 /* ---- running ---- */
 
-/* Points the slot at the next range; false when there is none to start. */
-static bool assign_locked(struct slot *slot)
+/* How long the next range should be. */
+static uint64_t next_length_locked(const struct s3d_get *get, int64_t now_us)
+{
+    struct s3d_pace_work work = {
+        .left_bytes = get->left_bytes,
+        .connections = (unsigned)get->slot_count,
+        .base_bytes = get->range_bytes,
+        .min_bytes = RANGE_MIN_BYTES,
+        .max_bytes = get->range_max_bytes,
+    };
+    for (size_t i = 0; s3d_pace_is_far(&get->pace) && i < get->slot_count; i++) {
+        const struct slot *slot = &get->slots[i];
+        work.running_bytes += slot->active ? s3d_pace_rest(&get->pace, slot->range.length_bytes,
+                                                           now_us - slot->start_us)
+                                           : 0;
+    }
+    return s3d_pace_next(&get->pace, &work);
+}
+
+/* Makes room for the spans of the slot's range, and fills them in. */
+static enum s3d_code fill_spans(struct slot *slot, struct s3d_error *error)
+{
+    size_t count = split_range(slot->get, &slot->range, NULL, NULL);
+    if (count > slot->span_capacity) {
+        size_t bytes;
+        struct s3d_span *spans = s3d_size_mul(count, sizeof *spans, &bytes)
+                                     ? s3d_resize(slot->spans, bytes)
+                                     : NULL;
+        if (!spans) {
+            return s3d_fail_memory(error, count * sizeof *spans);
+        }
+        slot->spans = spans;
+        slot->span_capacity = count;
+    }
+    slot->request.span_count = split_range(slot->get, &slot->range, slot->spans, slot->gap);
+    return S3D_OK;
+}
+
+/* Points the slot at the next range. AGAIN: there is none to start. */
+static enum s3d_code assign_locked(struct slot *slot, struct s3d_error *error)
 {
     struct s3d_get *get = slot->get;
-    slot->active = !get->stopping && !get->failure.code && get->next_range < get->range_count;
-    if (!slot->active) {
-        return false;
+    int64_t now_us = s3d_now_us();
+    if (get->stopping || get->failure.code ||
+        !cut_range(get, &get->cursor, next_length_locked(get, now_us), &slot->range)) {
+        return S3D_AGAIN;
     }
-    slot->range = &get->ranges[get->next_range++];
-    slot->request.offset_bytes = slot->range->offset_bytes;
-    slot->request.length_bytes = slot->range->length_bytes;
-    slot->request.span_count = split_range(get, slot->range, slot->spans, slot->gap);
+    enum s3d_code code = fill_spans(slot, error);
+    if (code) {
+        return code;
+    }
+    get->left_bytes -= least(get->left_bytes, slot->range.length_bytes); /* gaps count too */
+    slot->request.offset_bytes = slot->range.offset_bytes;
+    slot->request.length_bytes = slot->range.length_bytes;
     s3d_request_reset(&slot->request);
+    slot->start_us = now_us;
+    slot->active = true;
     get->latch.in_flight++;
-    return true;
+    return S3D_OK;
 }
 
 static void cancel_all_locked(struct s3d_get *get)
@@ -241,7 +295,7 @@ static enum s3d_code tell_pieces(const struct slot *slot, struct s3d_error *erro
     const struct s3d_get *get = slot->get;
     uint64_t at = slot->request.offset_bytes, stop = at + slot->request.length_bytes;
     enum s3d_code code = S3D_OK;
-    for (size_t i = slot->range->first_segment; !code && at < stop && i < get->segment_count;
+    for (size_t i = slot->range.first_segment; !code && at < stop && i < get->segment_count;
          i++) {
         const struct s3d_segment *segment = &get->segments[i];
         uint64_t start = at > segment->offset_bytes ? at : segment->offset_bytes;
@@ -279,13 +333,17 @@ static void range_done(struct s3d_request *request)
                                               : accept_range(get, slot, &error);
     s3d_latch_lock(&get->latch);
     slot->active = false;
+    s3d_pace_answered(&get->pace, request->result.answer_us);
+    s3d_pace_moved(&get->pace, request->result.received_bytes, request->result.elapsed_us);
     if (code) {
         error.code = code;
         fail_locked(get, &error);
-    } else {
-        slot->range->ready = true;
     }
-    bool more = assign_locked(slot);
+    code = assign_locked(slot, &error);
+    if (code && code != S3D_AGAIN) {
+        fail_locked(get, &error);
+    }
+    bool more = !code;
     get->latch.in_flight--;
     s3d_latch_notify_locked(&get->latch);
     s3d_latch_unlock(&get->latch);
@@ -296,41 +354,40 @@ static void range_done(struct s3d_request *request)
 
 /* ---- life ---- */
 
-static enum s3d_code plan_ranges(struct s3d_get *get, const struct s3d_get_plan *plan,
-                                 struct s3d_error *error)
+static void plan_ranges(struct s3d_get *get, const struct s3d_get_plan *plan)
 {
-    uint64_t total = 0;
     for (size_t i = 0; i < plan->segment_count; i++) {
-        total += plan->segments[i].length_bytes;
+        get->left_bytes += plan->segments[i].length_bytes;
     }
-    uint64_t range_bytes = s3d_plan_range(total, plan->part_bytes, plan->concurrency);
-    get->range_count = cut_all(plan, range_bytes, NULL);
-    get->ranges = s3d_alloc_zeroed(get->range_count, sizeof *get->ranges);
-    if (!get->ranges) {
-        return s3d_fail_memory(error, get->range_count * sizeof *get->ranges);
+    get->range_bytes = s3d_plan_range(get->left_bytes, plan->part_bytes, plan->concurrency);
+    get->range_max_bytes = plan->part_max_bytes;
+    s3d_pace_answered(&get->pace, plan->latency_us);
+}
+
+/* How many requests it takes, as far as `most`. */
+static size_t count_ranges(const struct s3d_get *get, size_t most)
+{
+    struct cursor cursor = get->cursor;
+    struct range range;
+    size_t count = 0;
+    while (count < most && cut_range(get, &cursor, get->range_bytes, &range)) {
+        count++;
     }
-    cut_all(plan, range_bytes, get->ranges);
-    for (size_t i = 0; i < get->range_count; i++) {
-        size_t spans = split_range(get, &get->ranges[i], NULL, NULL);
-        get->spans_max = spans > get->spans_max ? spans : get->spans_max;
-    }
-    return S3D_OK;
+    return count;
 }
 
 static enum s3d_code slot_init(struct slot *slot, struct s3d_get *get, bool gaps,
                                struct s3d_error *error)
 {
     slot->get = get;
-    slot->spans = s3d_alloc_zeroed(get->spans_max, sizeof *slot->spans);
     slot->gap = gaps ? s3d_alloc(GAP_MAX_BYTES) : NULL;
-    if (!slot->spans || (gaps && !slot->gap)) {
-        return s3d_fail_memory(error, get->spans_max * sizeof *slot->spans);
+    if (gaps && !slot->gap) {
+        return s3d_fail_memory(error, GAP_MAX_BYTES);
     }
     slot->request.verb = S3D_VERB_GET;
     slot->request.store = get->store;
     slot->request.key = get->key;
     slot->request.if_match = get->if_match;
-    slot->request.spans = slot->spans;
     slot->request.fresh = get->fresh;
     slot->request.done = range_done;
     slot->request.owner = slot;
@@ -353,17 +410,15 @@ static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *pl
     if (plan->segment_count) {
         memcpy(get->segments, plan->segments, plan->segment_count * sizeof *get->segments);
     }
-    enum s3d_code code = plan_ranges(get, plan, error);
-    if (code) {
-        return code;
-    }
-    size_t slots = (size_t)least(plan->concurrency, get->range_count);
+    plan_ranges(get, plan);
+    size_t slots = count_ranges(get, plan->concurrency);
     get->slots = s3d_alloc_zeroed(slots, sizeof *get->slots);
     if (!get->slots) {
         return s3d_fail_memory(error, slots * sizeof *get->slots);
     }
     get->slot_count = slots;
     bool gaps = has_gaps(get);
+    enum s3d_code code = S3D_OK;
     for (size_t i = 0; !code && i < slots; i++) {
         code = slot_init(&get->slots[i], get, gaps, error);
     }
@@ -381,9 +436,22 @@ static void get_destroy(struct s3d_get *get)
     s3d_free(get->key);
     s3d_free(get->if_match);
     s3d_free(get->segments);
-    s3d_free(get->ranges);
     s3d_free(get->slots);
     s3d_free(get);
+}
+
+static enum s3d_code start_slots(struct s3d_get *get, struct s3d_error *error)
+{
+    enum s3d_code code = S3D_OK;
+    for (size_t i = 0; !code && i < get->slot_count; i++) {
+        s3d_latch_lock(&get->latch);
+        code = assign_locked(&get->slots[i], error);
+        s3d_latch_unlock(&get->latch);
+        if (!code) {
+            s3d_pool_submit(get->store->pool, &get->slots[i].request);
+        }
+    }
+    return code == S3D_AGAIN ? S3D_OK : code;
 }
 
 enum s3d_code s3d_get_new(struct s3d_get **out, struct s3d_store *store,
@@ -414,13 +482,10 @@ enum s3d_code s3d_get_new(struct s3d_get **out, struct s3d_store *store,
         get_destroy(get);
         return code;
     }
-    for (size_t i = 0; i < get->slot_count; i++) {
-        s3d_latch_lock(&get->latch);
-        bool start = assign_locked(&get->slots[i]);
-        s3d_latch_unlock(&get->latch);
-        if (start) {
-            s3d_pool_submit(store->pool, &get->slots[i].request);
-        }
+    code = start_slots(get, error);
+    if (code) {
+        s3d_get_free(get);
+        return code;
     }
     *out = get;
     return S3D_OK;
@@ -428,30 +493,23 @@ enum s3d_code s3d_get_new(struct s3d_get **out, struct s3d_store *store,
 
 /* ---- waiting ---- */
 
-/* The first range that ends after offset. */
-static size_t find_range(const struct s3d_get *get, uint64_t offset)
+/* Whether all wanted bytes of [start, end) are there: cut into ranges, none of which is on its way.
+ * Not after a failure. */
+static bool is_ready_locked(const struct s3d_get *get, uint64_t start, uint64_t end)
 {
-    size_t low = 0, high = get->range_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (get->ranges[middle].offset_bytes + get->ranges[middle].length_bytes > offset) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
+    struct cursor cursor = get->cursor;
+    if (start == end) {
+        return true;
     }
-    return low;
-}
-
-/* Whether all ranges from *range on that touch bytes before `end` are ready; *range moves on to
- * the first that is not. */
-static bool are_ready_locked(const struct s3d_get *get, size_t *range, uint64_t end)
-{
-    while (*range < get->range_count && get->ranges[*range].offset_bytes < end) {
-        if (!get->ranges[*range].ready) {
+    if (cursor.at < end && find_next(get, &cursor) && cursor.at < end) {
+        return false;
+    }
+    for (size_t i = 0; i < get->slot_count; i++) {
+        const struct slot *slot = &get->slots[i];
+        if (slot->active && slot->range.offset_bytes < end &&
+            slot->range.offset_bytes + slot->range.length_bytes > start) {
             return false;
         }
-        ++*range;
     }
     return true;
 }
@@ -466,19 +524,18 @@ enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_t count, int6
     if (first > get->segment_count || count > get->segment_count - first) {
         return s3d_fail(error, S3D_INVALID, "there are %zu segments", get->segment_count);
     }
-    size_t range =
-        count ? find_range(get, get->segments[first].offset_bytes) : get->range_count;
+    uint64_t start = count ? get->segments[first].offset_bytes : 0;
     uint64_t end = count ? segment_end(&get->segments[first + count - 1]) : 0;
     int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
     s3d_latch_lock(&get->latch);
-    bool ready = are_ready_locked(get, &range, end);
+    bool ready = is_ready_locked(get, start, end);
     while (!get->failure.code && !ready && s3d_latch_wait_locked(&get->latch, deadline_ms)) {
-        ready = are_ready_locked(get, &range, end);
+        ready = is_ready_locked(get, start, end);
     }
     if (get->failure.code) {
         code = s3d_error_copy(error, &get->failure);
     } else {
-        code = ready || are_ready_locked(get, &range, end) ? S3D_OK : S3D_AGAIN;
+        code = ready || is_ready_locked(get, start, end) ? S3D_OK : S3D_AGAIN;
     }
     s3d_latch_unlock(&get->latch);
     return code;

@@ -3,9 +3,10 @@
  *
  * What is wanted is a list of segments: where in the object, how long, where to. Neighbouring
  * segments share requests, and long ones are cut into many, so that both one large array and ten
- * thousand small records take a few requests of about part_bytes each. Every byte is placed by its
- * absolute offset; all requests must see one version of the object (If-Match, or else equal
- * ETags), otherwise CHANGED. A segment can be waited for while later ones still arrive.
+ * thousand small records take a few requests of about part_bytes each, or longer ones where the
+ * store is far (core/pace.h). Every byte is placed by its absolute offset; all requests must see
+ * one version of the object (If-Match, or else equal ETags), otherwise CHANGED. A segment can be
+ * waited for while later ones still arrive.
  */
 #ifndef S3D_CORE_GET_H
 #define S3D_CORE_GET_H
@@ -33,7 +34,9 @@ struct s3d_get_plan {
     const struct s3d_segment *segments; /* copied; ascending, not overlapping; all must exist */
     size_t segment_count;
     uint64_t part_bytes;
-    unsigned concurrency; /* requests in flight at once */
+    uint64_t part_max_bytes; /* as long a range may be when the store is far; 0: part_bytes */
+    unsigned concurrency;    /* requests in flight at once */
+    int64_t latency_us;      /* the store's wait before an answer, where it is known; 0: not */
     bool fresh; /* all segments' data lies in pages of s3d_pages_alloc that nobody has touched */
     const char *if_match; /* copied; NULL: whatever version answers first */
     s3d_get_piece *piece; /* NULL: nobody wants to know */

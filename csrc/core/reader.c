@@ -35,7 +35,7 @@ struct s3d_reader {
     /* frozen */
     struct s3d_store *store;
     char *key;
-    uint64_t part_bytes;
+    uint64_t part_bytes, part_max_bytes;
     unsigned concurrency;
     size_t block_count;
     /* the caller's */
@@ -134,6 +134,7 @@ static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_rea
                                  struct s3d_error *error)
 {
     reader->part_bytes = plan->part_bytes;
+    reader->part_max_bytes = plan->part_max_bytes;
     reader->concurrency = plan->concurrency;
     reader->block_count = (size_t)plan->concurrency + 1;
     s3d_window_init(&reader->window, plan->concurrency);
@@ -269,6 +270,11 @@ enum s3d_code s3d_reader_wait_open(struct s3d_reader *reader, int64_t timeout_ms
 const struct s3d_object *s3d_reader_object(const struct s3d_reader *reader)
 {
     return &reader->object;
+}
+
+int64_t s3d_reader_latency_us(const struct s3d_reader *reader)
+{
+    return reader->opening.result.answer_us;
 }
 
 /* ---- blocks ---- */
@@ -513,7 +519,9 @@ enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
     struct s3d_get_plan plan = *wanted;
     plan.key = reader->key;
     plan.part_bytes = reader->part_bytes;
+    plan.part_max_bytes = reader->part_max_bytes;
     plan.concurrency = reader->concurrency;
+    plan.latency_us = s3d_reader_latency_us(reader);
     plan.if_match = reader->object.etag[0] ? reader->object.etag : NULL;
     return s3d_get_new(get, reader->store, &plan, error);
 }

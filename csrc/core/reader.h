@@ -21,6 +21,7 @@ struct s3d_reader;
 struct s3d_reader_plan {
     const char *key; /* copied */
     uint64_t part_bytes;
+    uint64_t part_max_bytes; /* as long a range may be when the store is far; 0: part_bytes */
     unsigned concurrency;
 };
 
@@ -32,6 +33,8 @@ S3D_MUST_USE enum s3d_code s3d_reader_new(struct s3d_reader **reader, struct s3d
 S3D_MUST_USE enum s3d_code s3d_reader_wait_open(struct s3d_reader *reader, int64_t timeout_ms,
                                                 struct s3d_error *error);
 const struct s3d_object *s3d_reader_object(const struct s3d_reader *reader);
+/* How long the store took to begin its answer to the opening; 0: not known. */
+int64_t s3d_reader_latency_us(const struct s3d_reader *reader);
 
 /* How many bytes at offset are in memory already, ready for a read that will not wait. */
 size_t s3d_reader_buffered(struct s3d_reader *reader, uint64_t offset_bytes);

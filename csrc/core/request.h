@@ -135,6 +135,10 @@ struct s3d_request {
         uint64_t received_bytes;      /* GET: body bytes placed; a suffix may be shorter than asked */
         uint64_t first_byte;          /* GET: absolute offset of the first byte placed */
         uint64_t checksum;            /* PUT, UPLOAD_PART: of the bytes sent, where one was sent */
+        /* Of the last attempt, from the moment that its connection was there; 0: the driver does not
+         * measure. Until the answer began (so only without a body to send it is the way's latency
+         * alone), and until all was over. */
+        int64_t answer_us, elapsed_us;
         char upload_id[S3D_UPLOAD_ID_MAX];
         char next_token[2048];        /* LIST: empty on the last page */
     } result;
