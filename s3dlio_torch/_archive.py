@@ -213,8 +213,44 @@ def save_archive(
         compute_crc32=own.get_crc32_options(),
         storage_alignment=own._get_storage_alignment(),
     )
-    own._save(obj, archive, pickle_module, pickle_protocol, disable_byteorder_record)
+    sizes: dict[int, int] = {}  # by storage; a device's are copied one after the other, as they go
+    on_cpu = True
+
+    def see(storage: Any) -> None:
+        nonlocal on_cpu
+        on_cpu = on_cpu and storage.device.type == "cpu"
+        sizes[storage._cdata] = storage.nbytes()
+
+    def write_first(name: str, data: Any, size: int) -> None:
+        records.write_record = archive.write_record
+        if on_cpu and sizes:
+            stream.expect(size + sum(sizes.values()))
+        archive.write_record(name, data, size)
+
+    records = types.SimpleNamespace(
+        write_record=write_first, write_record_metadata=archive.write_record_metadata
+    )
+    save = seeing_storages(own._save, see) or own._save
+    save(obj, records, pickle_module, pickle_protocol, disable_byteorder_record)
     archive.write_end_of_file()
+
+
+def seeing_storages(save: Any, see: Callable[[Any], None]) -> Any:
+    """torch's _save, but calling see(storage) for each storage that it meets while it pickles.
+
+    None where _save has another shape than is known.
+    """
+    name = "location_tag"
+    codes = [save.__code__, *(c for c in save.__code__.co_consts if hasattr(c, "co_names"))]
+    if not isinstance(save, types.FunctionType) or not any(name in c.co_names for c in codes):
+        return None
+    tag = save.__globals__[name]
+
+    def seen(storage: Any) -> Any:
+        see(storage)
+        return tag(storage)
+
+    return _with_globals(save, location_tag=seen)
 
 
 _warned = False

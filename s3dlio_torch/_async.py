@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import threading
-import types
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ import torch
 import s3dlio_np
 from s3dlio_np import ObjectWriter, WriterOptions
 from s3dlio_np._native import ArchiveWriter
-from s3dlio_torch._archive import can_save
+from s3dlio_torch._archive import can_save, seeing_storages
 from s3dlio_torch._memory import empty_tensors
 
 
@@ -92,33 +91,20 @@ class _Snapshot:
         self._clone_storages()
 
     def _saver(self, save: Any) -> Any:
-        """torch's _save, but with a location_tag that tells us of the storages it meets.
+        """torch's _save, but telling us of the storages it meets.
 
         What _save hands to write_record is the caller's storage or, for one on a device, a copy
         that it has just made; only the first has to be cloned. Where _save has another shape than
         is known, everything is cloned.
         """
-        name = "location_tag"
-        codes = [save.__code__, *(c for c in save.__code__.co_consts if hasattr(c, "co_names"))]
-        if not isinstance(save, types.FunctionType) or not any(name in c.co_names for c in codes):
-            return save
-        tag = save.__globals__[name]
 
-        def note(storage: Any) -> Any:
+        def note(storage: Any) -> None:
             if storage.device.type == "cpu":
                 self._owned.add(storage.data_ptr())
-            return tag(storage)
 
-        self._knows_owned = True
-        copy = types.FunctionType(
-            save.__code__,
-            {**save.__globals__, name: note},
-            save.__name__,
-            save.__defaults__,
-            save.__closure__,
-        )
-        copy.__kwdefaults__ = save.__kwdefaults__
-        return copy
+        seeing = seeing_storages(save, note)
+        self._knows_owned = seeing is not None
+        return seeing or save
 
     # --- what torch calls ---
 
@@ -148,6 +134,7 @@ class _Snapshot:
     def write_into(self, stream: ObjectWriter) -> None:
         """Once: lets go of each record as it goes out, and of all when one fails."""
         try:
+            stream.expect(sum(size for _, _, size in self._records))
             archive = ArchiveWriter(
                 stream, compute_crc32=self._sums, storage_alignment=self._alignment
             )

@@ -93,6 +93,8 @@ def save_safetensors(
     with s3dlio_np.open(
         uri, "wb", part_size=part_size, max_concurrency=max_concurrency, options=options
     ) as stream:
+        if all(tensor.device.type == "cpu" for tensor in tensors.values()):
+            stream.expect(len(header) + sum(tensor.nbytes for tensor in tensors.values()))
         stream.write(header)
         for name in order:
             _send_tensor(stream, tensors[name])

@@ -203,6 +203,17 @@ done:
     return code;
 }
 
+/*
+ * Cloudflare R2 takes uploads only whose parts, but for the last, are of one size.
+ * Source: https://developers.cloudflare.com/r2/objects/multipart-objects/
+ */
+static bool wants_equal_parts(const char *host)
+{
+    static const char r2[] = ".r2.cloudflarestorage.com";
+    size_t length = strcspn(host, ":"), tail = sizeof r2 - 1;
+    return length > tail && strncasecmp(host + length - tail, r2, tail) == 0;
+}
+
 enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
                           const struct s3d_config *config, const char *bucket,
                           struct s3d_error *error)
@@ -221,6 +232,7 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     };
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {
+        store->http.base.limits.equal_parts = wants_equal_parts(store->host);
         code = s3d_credentials_load(&store->credentials, config, error);
     }
     if (!code && config->ca_bundle) {

@@ -50,6 +50,7 @@ static int open_put(struct writer_object *self, const struct bind_target *target
     struct s3d_put_plan plan = {
         .key = target->uri.key,
         .part_bytes = transfer->part_bytes,
+        .part_max_bytes = transfer->part_max_bytes,
         .concurrency = transfer->concurrency,
         .expected_bytes = arguments->expected_bytes,
         .options = &arguments->options,
@@ -388,6 +389,24 @@ int bind_writer_zeros(PyObject *writer, uint64_t length)
     return 0;
 }
 
+static PyObject *writer_expect(PyObject *object, PyObject *argument)
+{
+    struct writer_object *self = (struct writer_object *)object;
+    unsigned long long bytes = PyLong_AsUnsignedLongLong(argument);
+    if ((bytes == (unsigned long long)-1 && PyErr_Occurred()) || enter(self)) {
+        return NULL;
+    }
+    int failed = check_writable(self);
+    struct s3d_put *put = self->put;
+    if (!failed) {
+        Py_BEGIN_ALLOW_THREADS
+        s3d_put_expect(put, bytes);
+        Py_END_ALLOW_THREADS
+    }
+    leave(self);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
 const char *bind_writer_uri(PyObject *writer)
 {
     return bind_stream_uri((struct bind_stream *)writer);
@@ -612,6 +631,10 @@ static PyMethodDef writer_methods[] = {
      "Again returns the same dict. After a failure it raises that failure, each time."},
     {"abort", writer_abort, METH_NOARGS,
      "abort()\n--\n\nEnds without writing the object; nothing of it stays in the store."},
+    {"expect", writer_expect, METH_O,
+     "expect(nbytes, /)\n--\n\nTells how many bytes are about to come (a hint), all of them from "
+     "memory that is\nfilled already: for a far store they are then shared out over the "
+     "connections in larger parts."},
     {"flush", writer_flush, METH_NOARGS,
      "flush()\n--\n\nDoes nothing: an object becomes visible by close() alone."},
     {"tell", writer_tell, METH_NOARGS, "tell()\n--\n\nBytes written so far."},

@@ -15,9 +15,9 @@ static uint64_t least(uint64_t a, uint64_t b)
 uint64_t s3d_plan_growing_part(const struct s3d_limits *limits, uint64_t base_bytes,
                                uint64_t offset_bytes)
 {
-    /* Stores with parts to spare (files) need no growth to reach their limit. */
+    /* Stores with parts to spare (files) need no growth to reach their limit; others allow none. */
     uint64_t thousandth = round_up(offset_bytes / 1000, MIB);
-    uint64_t part = limits->parts_max > 10000 || thousandth < base_bytes ? base_bytes : thousandth;
+    uint64_t part = limits->parts_max > 10000 || limits->equal_parts || thousandth < base_bytes ? base_bytes : thousandth;
     return least(part, limits->part_max_bytes);
 }
 

@@ -78,15 +78,38 @@ static size_t least(size_t a, size_t b)
 /* How write and refer differ: where a piece of the caller's data goes. */
 enum taking { TAKE_COPY, TAKE_REFERENCE };
 
+/*
+ * Decides how large the draft is to become. What is copied needs a buffer of that size at once. What
+ * is only referred to can wait until a part can leave, and is cut by what is known of the store then.
+ */
+static enum s3d_code plan_draft(struct s3d_put *put, uint64_t at_hand, int64_t deadline_ms)
+{
+    if (!put->draft.bytes) {
+        put->draft_part = s3d_put_next_part(put, at_hand);
+        put->draft_planned = !put->refers || !put->lasting;
+    }
+    if (put->draft_planned || put->draft.bytes < put->draft_part) {
+        return S3D_OK;
+    }
+    enum s3d_code code = s3d_put_wait_slot(put, deadline_ms);
+    if (!code) {
+        put->draft_part = s3d_put_next_part(put, at_hand + put->draft.bytes);
+        put->draft_planned = true;
+    }
+    return code;
+}
+
 /* Takes the next piece of `data`. */
 static enum s3d_code take_piece(struct s3d_put *put, enum taking taking, const char *data,
                                 size_t length, size_t *written, int64_t deadline_ms,
                                 struct s3d_error *error)
 {
-    size_t part =
-        (size_t)s3d_plan_growing_part(&put->store->limits, put->part_bytes, put->sent_offset);
     size_t left = length - *written;
-    enum s3d_code code;
+    enum s3d_code code = plan_draft(put, left, deadline_ms);
+    if (code) {
+        return code;
+    }
+    size_t part = (size_t)put->draft_part;
     if (put->draft.bytes >= part) {
         return s3d_put_send_draft(put, false, deadline_ms, error);
     }
@@ -184,6 +207,17 @@ enum s3d_code s3d_put_refer(struct s3d_put *put, const void *data, size_t length
                             size_t *written, int64_t timeout_ms, struct s3d_error *error)
 {
     return take(put, TAKE_REFERENCE, data, length, written, timeout_ms, error);
+}
+
+void s3d_put_expect(struct s3d_put *put, uint64_t bytes)
+{
+    if (s3d_engine_check(put->store->engine, NULL) == S3D_FORKED) {
+        return; /* a thread of the parent may have held the lock */
+    }
+    pthread_mutex_lock(&put->entry);
+    put->expected_bytes = bytes;
+    put->lasting = true;
+    pthread_mutex_unlock(&put->entry);
 }
 
 static void single_put(struct s3d_put *put)
@@ -388,6 +422,8 @@ static enum s3d_code put_init(struct s3d_put *put, const struct s3d_put_plan *pl
     if (code) {
         return code;
     }
+    put->part_max_bytes = plan->part_max_bytes;
+    put->expected_bytes = plan->expected_bytes;
     put->concurrency = plan->concurrency;
     s3d_window_init(&put->window, plan->concurrency);
     put->key = s3d_copy_string(plan->key);

@@ -23,6 +23,7 @@ struct s3d_put;
 struct s3d_put_plan {
     const char *key;      /* copied */
     uint64_t part_bytes;  /* the first parts' size; INVALID when the store does not allow it */
+    uint64_t part_max_bytes; /* as large parts may become when the store is far; 0: they stay */
     unsigned concurrency; /* parts in flight at once */
     uint64_t expected_bytes; /* the object's size where it is known: parts are made large enough for
                               * it; 0: not known, parts grow on the way */
@@ -50,6 +51,14 @@ S3D_MUST_USE enum s3d_code s3d_put_write(struct s3d_put *put, const void *data, 
 S3D_MUST_USE enum s3d_code s3d_put_refer(struct s3d_put *put, const void *data, size_t length,
                                          size_t *written, int64_t timeout_ms,
                                          struct s3d_error *error);
+
+/*
+ * The object will have about so many bytes, and what is referred to never waits for parts to be
+ * stored before it comes (as a ring of buffers would). Then parts of references may become large
+ * where the store is far, and the last ones are cut so that all connections end together. A hint:
+ * another number of bytes is fine.
+ */
+void s3d_put_expect(struct s3d_put *put, uint64_t bytes);
 
 /* How many bytes from the front the store has: memory referred to before that may go. */
 uint64_t s3d_put_stored_bytes(struct s3d_put *put);

@@ -118,6 +118,7 @@ static void part_done(struct s3d_request *request)
     if (request->result.code) {
         s3d_put_fail_locked(put, &request->result.error);
     } else {
+        s3d_pace_moved(&put->pace, request->length_bytes, request->result.elapsed_us);
         struct s3d_part *part = &put->parts[request->part_number - 1];
         memcpy(part->etag, request->result.object.etag, S3D_ETAG_MAX);
         part->checksum = request->result.checksum;
@@ -177,6 +178,11 @@ static void create_done(struct s3d_request *request)
         s3d_put_fail_locked(put, &request->result.error);
     } else {
         put->created = true;
+        /* Next to nothing was sent and came: all of it was waiting. */
+        s3d_pace_answered(&put->pace, request->result.elapsed_us);
+        if (s3d_pace_is_far(&put->pace)) {
+            s3d_window_open(&put->window); /* to climb there would take many long waits */
+        }
         memcpy(put->upload_id, request->result.upload_id, sizeof put->upload_id);
     }
     s3d_latch_unlock(&put->latch);
@@ -233,6 +239,7 @@ static struct s3d_put_slot *claim_slot_locked(struct s3d_put *put, bool borrows)
                               .offset_bytes = put->sent_offset,
                               .size_bytes = put->draft.bytes};
     s3d_draft_swap(&slot->draft, &put->draft);
+    slot->start_us = s3d_now_us();
     slot->borrows = borrows;
     slot->active = true;
     slot->held_back = !put->created;
@@ -248,10 +255,77 @@ static struct s3d_put_slot *claim_slot_locked(struct s3d_put *put, bool borrows)
     return slot;
 }
 
+/* Bytes of the parts in flight that are likely still to come. */
+static uint64_t running_bytes_locked(const struct s3d_put *put)
+{
+    int64_t now_us = s3d_now_us();
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < put->concurrency; i++) {
+        const struct s3d_put_slot *slot = &put->slots[i];
+        if (slot->active) {
+            bytes += s3d_pace_rest(&put->pace, slot->request.length_bytes, now_us - slot->start_us);
+        }
+    }
+    return bytes;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* As large as copied parts may become so that all in flight and the next one fit the put's share. */
+static uint64_t buffered_part(const struct s3d_put *put)
+{
+    return PARTS_PER_SLOT * put->concurrency * put->part_bytes / (put->concurrency + 1);
+}
+
+static uint64_t far_part_locked(const struct s3d_put *put, uint64_t base, uint64_t at_hand)
+{
+    uint64_t most = put->refers ? put->part_max_bytes
+                                : least(put->part_max_bytes, buffered_part(put));
+    if (put->refers && !put->lasting) {
+        return base; /* its memory may wait for parts to be stored, so no part waits for more */
+    }
+    if (put->expected_bytes > put->sent_offset) {
+        struct s3d_pace_work work = {
+            .left_bytes = put->expected_bytes - put->sent_offset,
+            .running_bytes = running_bytes_locked(put),
+            .connections = put->concurrency,
+            .base_bytes = base,
+            .min_bytes = base,
+            .max_bytes = most,
+        };
+        return s3d_pace_next(&put->pace, &work);
+    }
+    /* A long write is sent from where it lies, and needs no buffer. */
+    uint64_t part = s3d_pace_part(&put->pace, base, put->part_max_bytes);
+    return at_hand / put->concurrency >= part ? part : s3d_pace_part(&put->pace, base, most);
+}
+
+uint64_t s3d_put_next_part(struct s3d_put *put, uint64_t at_hand)
+{
+    const struct s3d_limits *limits = &put->store->limits;
+    uint64_t part = s3d_plan_growing_part(limits, put->part_bytes, put->sent_offset);
+    s3d_latch_lock(&put->latch);
+    if (s3d_pace_is_far(&put->pace) && part < put->part_max_bytes && !limits->equal_parts) {
+        part = far_part_locked(put, part, at_hand);
+    }
+    s3d_latch_unlock(&put->latch);
+    return least(part, limits->part_max_bytes);
+}
+
+/* Large parts of references are planned by what the upload's creation tells of the store. */
+static bool has_room_locked(const struct s3d_put *put)
+{
+    bool must_know = put->refers && put->lasting && put->part_count && !put->created;
+    return put->active_count < put->window.size && !must_know;
+}
+
 /* Waits until the window has room for a part. */
 static enum s3d_code wait_slot_locked(struct s3d_put *put, int64_t deadline_ms)
 {
-    while (!put->failure.code && put->active_count >= put->window.size) {
+    while (!put->failure.code && !has_room_locked(put)) {
         s3d_window_wait(&put->window);
         if (!s3d_latch_wait_locked(&put->latch, deadline_ms)) {
             break;
@@ -260,7 +334,15 @@ static enum s3d_code wait_slot_locked(struct s3d_put *put, int64_t deadline_ms)
     if (put->failure.code) {
         return put->failure.code;
     }
-    return put->active_count < put->window.size ? S3D_OK : S3D_AGAIN;
+    return has_room_locked(put) ? S3D_OK : S3D_AGAIN;
+}
+
+enum s3d_code s3d_put_wait_slot(struct s3d_put *put, int64_t deadline_ms)
+{
+    s3d_latch_lock(&put->latch);
+    enum s3d_code code = wait_slot_locked(put, deadline_ms);
+    s3d_latch_unlock(&put->latch);
+    return code;
 }
 
 /* Sends the draft as the next part. AGAIN: no slot is free, and the draft is as it was. */

@@ -8,6 +8,7 @@
 #include "core/draft.h"
 #include "core/engine.h"
 #include "core/latch.h"
+#include "core/pace.h"
 #include "core/put.h"
 #include "core/window.h"
 
@@ -22,6 +23,7 @@ struct s3d_put_slot {
     struct s3d_put *put;
     struct s3d_request request;
     struct s3d_draft draft;
+    int64_t start_us;
     bool borrows;   /* from memory that a write waits for before it returns */
     bool active;    /* locked{latch} */
     bool held_back; /* locked{latch}: waits for the upload id */
@@ -37,7 +39,7 @@ struct s3d_put {
     /* frozen */
     struct s3d_store *store;
     char *key;
-    uint64_t part_bytes;
+    uint64_t part_bytes, part_max_bytes;
     unsigned concurrency;
     struct s3d_put_options options;
     /* locked{entry}: the caller's side */
@@ -45,7 +47,11 @@ struct s3d_put {
     enum s3d_put_state state;
     bool closing;           /* finish has been called: no more bytes */
     struct s3d_draft draft; /* the next part */
+    uint64_t draft_part;    /* how large it is to become, while it holds anything */
+    bool draft_planned;     /* and that is the last word */
     bool refers;            /* s3d_put_refer has been called */
+    uint64_t expected_bytes; /* 0: not known */
+    bool lasting;            /* what is referred to never waits for parts to be stored */
     struct s3d_error doubt; /* why the commit's outcome had to be asked for */
     uint64_t taken_bytes;
     uint64_t sent_offset; /* where the next part begins */
@@ -54,6 +60,7 @@ struct s3d_put {
     struct s3d_latch latch;
     struct s3d_put_slot *slots; /* concurrency of them */
     struct s3d_window window;   /* how many of them to use */
+    struct s3d_pace pace;
     size_t active_count;
     size_t borrowing_count; /* of them, how many send from a write's memory */
     struct s3d_put_spare *spares;
@@ -87,6 +94,11 @@ void s3d_put_release_chunks(struct s3d_put *put);
 
 /* Lets all slots be used at once. */
 void s3d_put_open_window(struct s3d_put *put);
+/* How large the next part is to be, as far as is known now. `at_hand`: the caller's bytes that are in
+ * no part yet. */
+uint64_t s3d_put_next_part(struct s3d_put *put, uint64_t at_hand_bytes);
+/* OK when a part can leave at once. AGAIN, or why the put has failed. */
+S3D_MUST_USE enum s3d_code s3d_put_wait_slot(struct s3d_put *put, int64_t deadline_ms);
 /* Sends the draft as the next part; `borrows`: from a write's memory. AGAIN: no slot is free, and
  * the draft is as it was. */
 S3D_MUST_USE enum s3d_code s3d_put_send_draft(struct s3d_put *put, bool borrows,

@@ -20,6 +20,7 @@ struct s3d_limits {
     uint64_t part_max_bytes;
     uint32_t parts_max;
     uint64_t object_max_bytes;
+    bool equal_parts; /* all parts but the last must be of one size */
 };
 
 struct s3d_store_ops {
