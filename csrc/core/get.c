@@ -207,7 +207,7 @@ static uint64_t next_length_locked(const struct s3d_get *get, int64_t now_us)
     return s3d_pace_next(&get->pace, &work);
 }
 
-/* Makes room for the spans of the slot's range, and fills them in. */
+/* Fills in the spans of the slot's range; one longer than usual may need more room for them. */
 static enum s3d_code fill_spans(struct slot *slot, struct s3d_error *error)
 {
     size_t count = split_range(slot->get, &slot->range, NULL, NULL);
@@ -364,25 +364,30 @@ static void plan_ranges(struct s3d_get *get, const struct s3d_get_plan *plan)
     s3d_pace_answered(&get->pace, plan->latency_us);
 }
 
-/* How many requests it takes, as far as `most`. */
-static size_t count_ranges(const struct s3d_get *get, size_t most)
+/* How many requests of the usual length it takes, and how many spans the most scattered one. */
+static size_t count_ranges(const struct s3d_get *get, size_t *spans_max)
 {
     struct cursor cursor = get->cursor;
     struct range range;
     size_t count = 0;
-    while (count < most && cut_range(get, &cursor, get->range_bytes, &range)) {
+    *spans_max = 0;
+    while (cut_range(get, &cursor, get->range_bytes, &range)) {
+        size_t spans = split_range(get, &range, NULL, NULL);
+        *spans_max = spans > *spans_max ? spans : *spans_max;
         count++;
     }
     return count;
 }
 
-static enum s3d_code slot_init(struct slot *slot, struct s3d_get *get, bool gaps,
+static enum s3d_code slot_init(struct slot *slot, struct s3d_get *get, size_t spans, bool gaps,
                                struct s3d_error *error)
 {
     slot->get = get;
+    slot->spans = s3d_alloc_zeroed(spans, sizeof *slot->spans);
+    slot->span_capacity = spans;
     slot->gap = gaps ? s3d_alloc(GAP_MAX_BYTES) : NULL;
-    if (gaps && !slot->gap) {
-        return s3d_fail_memory(error, GAP_MAX_BYTES);
+    if (!slot->spans || (gaps && !slot->gap)) {
+        return s3d_fail_memory(error, spans * sizeof *slot->spans);
     }
     slot->request.verb = S3D_VERB_GET;
     slot->request.store = get->store;
@@ -411,7 +416,8 @@ static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *pl
         memcpy(get->segments, plan->segments, plan->segment_count * sizeof *get->segments);
     }
     plan_ranges(get, plan);
-    size_t slots = count_ranges(get, plan->concurrency);
+    size_t spans;
+    size_t slots = (size_t)least(count_ranges(get, &spans), plan->concurrency);
     get->slots = s3d_alloc_zeroed(slots, sizeof *get->slots);
     if (!get->slots) {
         return s3d_fail_memory(error, slots * sizeof *get->slots);
@@ -420,7 +426,7 @@ static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *pl
     bool gaps = has_gaps(get);
     enum s3d_code code = S3D_OK;
     for (size_t i = 0; !code && i < slots; i++) {
-        code = slot_init(&get->slots[i], get, gaps, error);
+        code = slot_init(&get->slots[i], get, spans, gaps, error);
     }
     return code;
 }
