@@ -552,6 +552,11 @@ enum s3d_code s3d_get_wait_all(struct s3d_get *get, int64_t timeout_ms, struct s
     return s3d_get_wait(get, 0, get->segment_count, timeout_ms, error);
 }
 
+size_t s3d_get_requests(const struct s3d_get *get)
+{
+    return get->slot_count;
+}
+
 void s3d_get_free(struct s3d_get *get)
 {
     if (!get || s3d_engine_check(get->store->engine, NULL) == S3D_FORKED) {

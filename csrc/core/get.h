@@ -52,6 +52,8 @@ S3D_MUST_USE enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_
                                         int64_t timeout_ms, struct s3d_error *error);
 S3D_MUST_USE enum s3d_code s3d_get_wait_all(struct s3d_get *get, int64_t timeout_ms,
                                             struct s3d_error *error);
+/* How many requests it keeps in flight at most. */
+size_t s3d_get_requests(const struct s3d_get *get);
 /* Cancels and joins what still runs: afterwards nothing writes into any segment. NULL is allowed. */
 void s3d_get_free(struct s3d_get *get);
 

@@ -3,6 +3,7 @@
 #include "core/engine.h"
 #include "core/latch.h"
 #include "core/mem.h"
+#include "core/pace.h"
 #include "core/window.h"
 
 #include <string.h>
@@ -43,19 +44,22 @@ struct s3d_reader {
     uint64_t ticks;
     uint64_t at_offset;     /* how far the current read has come */
     uint64_t next_offset;   /* where it ends */
-    uint64_t run_bytes;     /* read in sequence up to there, by small reads */
+    uint64_t read_bytes;    /* its length */
+    uint64_t run_bytes;     /* read in sequence up to there: by small reads, from a far store by all */
     uint64_t ahead_to;      /* how far the read-ahead has been sent; 0: not yet */
     bool in_read;           /* a read returned AGAIN and will be called again */
     struct s3d_get *direct; /* under way into the read's destination */
     uint64_t direct_bytes;
     /* once open */
     bool open;
+    bool far; /* each request costs a long wait */
     struct s3d_object object;
     char *tail; /* the object's last tail_bytes */
     size_t tail_bytes;
     /* locked{latch} */
     struct s3d_latch latch;
     struct s3d_window window;   /* how many blocks to keep ahead */
+    struct s3d_pace pace;
     struct s3d_request opening; /* the tail; STAT where a store refuses ranges of nothing */
     struct s3d_span tail_span;
     bool opening_active;
@@ -115,6 +119,8 @@ static void block_done(struct s3d_request *request)
     check_block(reader, request);
     block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
     s3d_window_done(&reader->window, request->length_bytes, request->throttled, s3d_now_us());
+    s3d_pace_answered(&reader->pace, request->result.answer_us);
+    s3d_pace_moved(&reader->pace, request->result.received_bytes, request->result.elapsed_us);
     reader->latch.in_flight--;
     s3d_latch_notify_locked(&reader->latch);
     s3d_latch_unlock(&reader->latch);
@@ -230,6 +236,11 @@ static void become_open(struct s3d_reader *reader)
     const char *if_match = reader->object.etag[0] ? reader->object.etag : NULL;
     for (size_t i = 0; i < reader->block_count; i++) {
         reader->blocks[i].request.if_match = if_match;
+    }
+    s3d_pace_answered(&reader->pace, reader->opening.result.answer_us);
+    reader->far = s3d_pace_is_far(&reader->pace);
+    if (reader->far) {
+        s3d_window_open(&reader->window); /* to climb there would take many long waits */
     }
     s3d_count(&reader->store->engine->stats.objects_opened, 1);
 }
@@ -397,6 +408,13 @@ static uint64_t block_size(const struct s3d_reader *reader)
     return size;
 }
 
+/* Whether max_concurrency allows another block beside what is in flight. */
+static bool may_load_locked(const struct s3d_reader *reader)
+{
+    size_t direct = reader->direct ? s3d_get_requests(reader->direct) : 0;
+    return reader->latch.in_flight + direct < reader->concurrency;
+}
+
 /* Starts loading at `offset`, which no block covers. Cached blocks in [at_offset, keep_to) are kept,
  * unless the load is `needed` by a read: then one of them must go if nothing else can, as an idle
  * stream may hold all other memory for ever. AGAIN: no block or no memory is free. */
@@ -406,8 +424,9 @@ static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint
     uint64_t size = block_size(reader), keep_from = reader->at_offset;
     s3d_latch_lock(&reader->latch);
     uint64_t length = next_covered_locked(reader, offset, offset + size) - offset;
-    struct block *block = victim_locked(reader, keep_from, keep_to);
-    if (!block && needed) {
+    bool may_load = may_load_locked(reader);
+    struct block *block = may_load ? victim_locked(reader, keep_from, keep_to) : NULL;
+    if (!block && needed && may_load) {
         block = oldest_locked(reader, 0, 0);
     }
     if (block) {
@@ -441,10 +460,10 @@ static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint
     return S3D_OK;
 }
 
-/* Keeps the next bytes after `from` under way, as far as a sequential run deserves. */
-static void read_ahead(struct s3d_reader *reader, uint64_t from, uint64_t ahead_bytes)
+/* Keeps [from, end) under way. */
+static void read_ahead(struct s3d_reader *reader, uint64_t from, uint64_t end)
 {
-    uint64_t end = least(from + ahead_bytes, tail_offset(reader));
+    end = least(end, tail_offset(reader));
     if (end < reader->ahead_to + block_size(reader) / 2) {
         return; /* still well ahead */
     }
@@ -513,16 +532,22 @@ static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, 
     return S3D_OK;
 }
 
+/* What every get of this object has in common. */
+static void complete_plan(const struct s3d_reader *reader, struct s3d_get_plan *plan)
+{
+    plan->key = reader->key;
+    plan->part_bytes = reader->part_bytes;
+    plan->part_max_bytes = reader->part_max_bytes;
+    plan->concurrency = reader->concurrency;
+    plan->latency_us = s3d_reader_latency_us(reader);
+    plan->if_match = reader->object.etag[0] ? reader->object.etag : NULL;
+}
+
 enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
                                const struct s3d_get_plan *wanted, struct s3d_error *error)
 {
     struct s3d_get_plan plan = *wanted;
-    plan.key = reader->key;
-    plan.part_bytes = reader->part_bytes;
-    plan.part_max_bytes = reader->part_max_bytes;
-    plan.concurrency = reader->concurrency;
-    plan.latency_us = s3d_reader_latency_us(reader);
-    plan.if_match = reader->object.etag[0] ? reader->object.etag : NULL;
+    complete_plan(reader, &plan);
     return s3d_get_new(get, reader->store, &plan, error);
 }
 
@@ -530,9 +555,19 @@ static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, ch
                                   uint64_t length, struct s3d_error *error)
 {
     struct s3d_segment segment = {offset, length, to};
+    s3d_latch_lock(&reader->latch);
+    size_t blocks = reader->latch.in_flight;
+    s3d_latch_unlock(&reader->latch);
+    if (blocks >= reader->concurrency) {
+        return S3D_AGAIN;
+    }
+    unsigned spare = reader->concurrency - (unsigned)blocks;
     reader->direct_bytes = length;
-    struct s3d_get_plan wanted = {.segments = &segment, .segment_count = 1};
-    return s3d_reader_fetch(&reader->direct, reader, &wanted, error);
+    struct s3d_get_plan plan = {.segments = &segment, .segment_count = 1};
+    complete_plan(reader, &plan);
+    /* One is left for what follows: in a zip that is the neighbour's header. */
+    plan.concurrency = spare > 1 ? spare - 1 : 1;
+    return s3d_get_new(&reader->direct, reader->store, &plan, error);
 }
 
 static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
@@ -547,6 +582,17 @@ static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
         *copied = code ? 0 : (size_t)reader->direct_bytes;
     }
     return code;
+}
+
+/*
+ * Whether a long read goes by blocks, too. In a sequential run from a far store it does: its own
+ * requests would each wait long, and nothing would be under way between two reads. A read that
+ * keeps all connections busy for long by itself needs no such help.
+ */
+static bool goes_by_blocks(const struct s3d_reader *reader, uint64_t length)
+{
+    return reader->far && reader->run_bytes > reader->read_bytes &&
+           length / reader->concurrency < reader->part_bytes;
 }
 
 /* Waits for any block to end, so that one can be taken. */
@@ -581,10 +627,9 @@ static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char 
     if (block) {
         return copy_block(reader, block, offset, to, wanted, copied, deadline_ms, error);
     }
-    if (gap >= DIRECT_MIN_BYTES) {
-        return start_direct(reader, offset, to, gap, error);
-    }
-    enum s3d_code code = load_block(reader, offset, offset + wanted, true, error);
+    bool direct = gap >= DIRECT_MIN_BYTES && !goes_by_blocks(reader, gap);
+    enum s3d_code code = direct ? start_direct(reader, offset, to, gap, error)
+                                : load_block(reader, offset, offset + wanted, true, error);
     return code == S3D_AGAIN ? wait_blocks(reader, deadline_ms) : code;
 }
 
@@ -611,23 +656,24 @@ static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length
     }
     bool near = offset + NEAR_BYTES >= reader->next_offset &&
                 offset <= reader->next_offset + NEAR_BYTES;
-    uint64_t small = length < DIRECT_MIN_BYTES ? length : 0;
-    reader->run_bytes = near ? reader->run_bytes + small : small;
+    uint64_t counts = length < DIRECT_MIN_BYTES || reader->far ? length : 0;
+    reader->run_bytes = near ? reader->run_bytes + counts : counts;
+    reader->read_bytes = length;
     reader->ahead_to = near ? reader->ahead_to : 0;
     reader->next_offset = offset + length;
 }
 
-/* How far to read ahead: in a run of small reads as far as it is long, up to a full window; after a
- * large one just what follows it, in a zip its neighbour's header. */
-static uint64_t ahead_bytes(struct s3d_reader *reader, size_t length)
+/* Reads ahead: in a run as far as it is long, up to a full window; after a long read that went its own
+ * way just what follows it, in a zip its neighbour's header. */
+static void read_on(struct s3d_reader *reader, uint64_t offset, size_t length, size_t got)
 {
-    if (length >= DIRECT_MIN_BYTES) {
-        return BLOCK_MIN_BYTES;
-    }
+    bool by_blocks = length < DIRECT_MIN_BYTES || goes_by_blocks(reader, length);
     s3d_latch_lock(&reader->latch);
     uint64_t most = reader->window.size * block_size(reader);
     s3d_latch_unlock(&reader->latch);
-    return least(reader->run_bytes, most);
+    uint64_t ahead = by_blocks ? least(reader->run_bytes, most) : BLOCK_MIN_BYTES;
+    uint64_t from = by_blocks && length >= DIRECT_MIN_BYTES ? got : length;
+    read_ahead(reader, offset + from, offset + length + ahead);
 }
 
 enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *data,
@@ -651,11 +697,11 @@ enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *
         reader->at_offset = offset + *got;
         if (!code && !copied) {
             /* Something was started: now is the time to send more after it. */
-            read_ahead(reader, offset + length, ahead_bytes(reader, length));
+            read_on(reader, offset, length, *got);
         }
     }
     if (!code) {
-        read_ahead(reader, offset + length, ahead_bytes(reader, length));
+        read_on(reader, offset, length, *got);
     }
     if (code != S3D_AGAIN) {
         reader->in_read = false;
