@@ -56,7 +56,7 @@ struct s3d_get {
     /* locked{latch} */
     struct s3d_latch latch;
     struct cursor cursor;
-    uint64_t left_bytes; /* of the segments, from the cursor on */
+    uint64_t left_bytes; /* to be read, from the cursor on */
     struct s3d_pace pace;
     struct s3d_object object; /* the version of the first answer */
     struct s3d_error failure; /* the first one */
@@ -239,7 +239,7 @@ static enum s3d_code assign_locked(struct slot *slot, struct s3d_error *error)
     if (code) {
         return code;
     }
-    get->left_bytes -= least(get->left_bytes, slot->range.length_bytes); /* gaps count too */
+    get->left_bytes -= least(get->left_bytes, slot->range.length_bytes);
     slot->request.offset_bytes = slot->range.offset_bytes;
     slot->request.length_bytes = slot->range.length_bytes;
     s3d_request_reset(&slot->request);
@@ -356,24 +356,28 @@ static void range_done(struct s3d_request *request)
 
 static void plan_ranges(struct s3d_get *get, const struct s3d_get_plan *plan)
 {
+    uint64_t total = 0;
     for (size_t i = 0; i < plan->segment_count; i++) {
-        get->left_bytes += plan->segments[i].length_bytes;
+        total += plan->segments[i].length_bytes;
     }
-    get->range_bytes = s3d_plan_range(get->left_bytes, plan->part_bytes, plan->concurrency);
+    get->range_bytes = s3d_plan_range(total, plan->part_bytes, plan->concurrency);
     get->range_max_bytes = plan->part_max_bytes;
     s3d_pace_answered(&get->pace, plan->latency_us);
 }
 
-/* How many requests of the usual length it takes, and how many spans the most scattered one. */
-static size_t count_ranges(const struct s3d_get *get, size_t *spans_max)
+/* How many requests of the usual length it takes, and how many spans the most scattered one. Takes
+ * down how many bytes they bring, those between segments included. */
+static size_t count_ranges(struct s3d_get *get, size_t *spans_max)
 {
     struct cursor cursor = get->cursor;
     struct range range;
     size_t count = 0;
     *spans_max = 0;
+    get->left_bytes = 0;
     while (cut_range(get, &cursor, get->range_bytes, &range)) {
         size_t spans = split_range(get, &range, NULL, NULL);
         *spans_max = spans > *spans_max ? spans : *spans_max;
+        get->left_bytes += range.length_bytes;
         count++;
     }
     return count;

@@ -22,10 +22,11 @@ static uint64_t divide_up(uint64_t value, uint64_t by)
     return value / by + (value % by != 0);
 }
 
-/* What a connection carries in a time; both factors are small enough never to overflow a double. */
+/* What a connection carries in a time. */
 static uint64_t carried(uint64_t rate, int64_t us)
 {
-    return us > 0 ? (uint64_t)((double)rate * (double)us / 1e6) : 0;
+    double bytes = us > 0 ? (double)rate * (double)us / 1e6 : 0;
+    return bytes < 1e18 ? (uint64_t)bytes : (uint64_t)1e18;
 }
 
 void s3d_pace_answered(struct s3d_pace *pace, int64_t answer_us)

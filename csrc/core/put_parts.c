@@ -181,7 +181,7 @@ static void create_done(struct s3d_request *request)
         /* Next to nothing was sent and came: all of it was waiting. */
         s3d_pace_answered(&put->pace, request->result.elapsed_us);
         if (s3d_pace_is_far(&put->pace)) {
-            s3d_window_open(&put->window); /* to climb there would take many long waits */
+            s3d_window_far(&put->window);
         }
         memcpy(put->upload_id, request->result.upload_id, sizeof put->upload_id);
     }

@@ -44,7 +44,7 @@ struct s3d_reader {
     uint64_t ticks;
     uint64_t at_offset;     /* how far the current read has come */
     uint64_t next_offset;   /* where it ends */
-    uint64_t read_bytes;    /* its length */
+    bool in_sequence;       /* it began about where the one before ended */
     uint64_t run_bytes;     /* read in sequence up to there: by small reads, from a far store by all */
     uint64_t ahead_to;      /* how far the read-ahead has been sent; 0: not yet */
     bool in_read;           /* a read returned AGAIN and will be called again */
@@ -240,7 +240,7 @@ static void become_open(struct s3d_reader *reader)
     s3d_pace_answered(&reader->pace, reader->opening.result.answer_us);
     reader->far = s3d_pace_is_far(&reader->pace);
     if (reader->far) {
-        s3d_window_open(&reader->window); /* to climb there would take many long waits */
+        s3d_window_far(&reader->window);
     }
     s3d_count(&reader->store->engine->stats.objects_opened, 1);
 }
@@ -591,8 +591,7 @@ static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
  */
 static bool goes_by_blocks(const struct s3d_reader *reader, uint64_t length)
 {
-    return reader->far && reader->run_bytes > reader->read_bytes &&
-           length / reader->concurrency < reader->part_bytes;
+    return reader->far && reader->in_sequence && length / reader->concurrency < reader->part_bytes;
 }
 
 /* Waits for any block to end, so that one can be taken. */
@@ -656,9 +655,9 @@ static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length
     }
     bool near = offset + NEAR_BYTES >= reader->next_offset &&
                 offset <= reader->next_offset + NEAR_BYTES;
-    uint64_t counts = length < DIRECT_MIN_BYTES || reader->far ? length : 0;
+    uint64_t counts = length < DIRECT_MIN_BYTES || (reader->far && near) ? length : 0;
     reader->run_bytes = near ? reader->run_bytes + counts : counts;
-    reader->read_bytes = length;
+    reader->in_sequence = near && reader->next_offset;
     reader->ahead_to = near ? reader->ahead_to : 0;
     reader->next_offset = offset + length;
 }

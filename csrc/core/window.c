@@ -2,13 +2,21 @@
 
 #include <string.h>
 
-enum { START_SIZE = 4, ROUNDS_BETWEEN_TRIALS = 16 };
+enum { START_SIZE = 4, FAR_START_SIZE = 16, ROUNDS_BETWEEN_TRIALS = 16 };
 
 void s3d_window_init(struct s3d_window *window, unsigned max)
 {
     memset(window, 0, sizeof *window);
     window->max = max;
     window->size = window->settled = max < START_SIZE ? max : START_SIZE;
+}
+
+void s3d_window_far(struct s3d_window *window)
+{
+    unsigned start = window->max < FAR_START_SIZE ? window->max : FAR_START_SIZE;
+    if (window->settled < start) {
+        window->size = window->settled = start;
+    }
 }
 
 void s3d_window_open(struct s3d_window *window)

@@ -28,6 +28,8 @@ struct s3d_window {
 };
 
 void s3d_window_init(struct s3d_window *window, unsigned max);
+/* The store is far: begins with sixteen, as to climb there would take many long waits. */
+void s3d_window_far(struct s3d_window *window);
 /* All requests at once: for an owner whose requests in flight cost no memory. */
 void s3d_window_open(struct s3d_window *window);
 /* The owner has something to send, but the window is full. */

@@ -38,6 +38,8 @@ struct fake_store {
     /* locked{mutex} */
     pthread_mutex_t mutex;
     bool blocking, empty_is_range, ignore_if_match;
+    int64_t answer_us;
+    uint64_t bytes_per_s;
     unsigned serial;
     struct object *objects;
     struct upload *uploads;
@@ -437,6 +439,13 @@ static void end_attempt(struct driver *driver, struct attempt *attempt)
     if (!code && attempt->rule.wrong_etag) {
         snprintf(request->result.object.etag, S3D_ETAG_MAX, "\"wrong\"");
     }
+    if (!code && fake->bytes_per_s) {
+        uint64_t bytes = request->verb == S3D_VERB_GET ? request->result.received_bytes
+                                                       : request->length_bytes;
+        request->result.answer_us = fake->answer_us;
+        request->result.elapsed_us =
+            fake->answer_us + (int64_t)(bytes * 1000000 / fake->bytes_per_s);
+    }
     count_end_locked(fake, request, driver->index);
     pthread_mutex_unlock(&fake->mutex);
     free(attempt);
@@ -723,6 +732,14 @@ void fake_set_empty_is_range(struct fake_store *fake, bool range)
 void fake_set_ignore_if_match(struct fake_store *fake, bool ignore)
 {
     set_flag(fake, &fake->ignore_if_match, ignore);
+}
+
+void fake_set_distance(struct fake_store *fake, int64_t answer_us, uint64_t bytes_per_s)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->answer_us = answer_us;
+    fake->bytes_per_s = bytes_per_s;
+    pthread_mutex_unlock(&fake->mutex);
 }
 
 /* ---- the script ---- */

@@ -68,6 +68,10 @@ void fake_set_empty_is_range(struct fake_store *fake, bool range);
 /* GETs take no notice of if_match. */
 void fake_set_ignore_if_match(struct fake_store *fake, bool ignore);
 
+/* What answers claim of themselves, while they come as ever: begun after answer_us, and the rest at
+ * bytes_per_s. 0, 0: nothing. */
+void fake_set_distance(struct fake_store *fake, int64_t answer_us, uint64_t bytes_per_s);
+
 /* The store keeps its own copy; fired counts are read with fake_fired. Returns its number. */
 unsigned fake_rule(struct fake_store *fake, struct fake_rule rule);
 unsigned fake_fired(struct fake_store *fake, unsigned rule);

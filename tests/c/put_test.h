@@ -103,6 +103,19 @@ static inline void write_object(size_t size, size_t piece, unsigned concurrency,
     fake_close(fake);
 }
 
+static inline enum s3d_code refer(struct s3d_put *put, const void *data, size_t length,
+                                  int64_t timeout_ms, struct s3d_error *error)
+{
+    size_t written = 0;
+    enum s3d_code code;
+    while ((code = s3d_put_refer(put, data, length, &written, timeout_ms, error)) ==
+           S3D_AGAIN) {
+        CHECK(written <= length && timeout_ms >= 0);
+    }
+    CHECK(code || written == length);
+    return code;
+}
+
 /* Every later call gives the first error, and nothing is left in the store. */
 static inline void check_poisoned(struct s3d_put *put, const struct s3d_error *first)
 {

@@ -932,6 +932,142 @@ static void test_out_of_memory(void)
     fake_close(torture_fake);
 }
 
+/* ---- far stores ---- */
+
+enum { FAR_US = 10000, FAR_RATE = 100000000, MIB = 1024 * 1024 };
+
+/* Gets the segments by one request at a time, checks them, and returns how many it took. */
+static unsigned get_far(struct fake_store *fake, const struct s3d_segment *segments, size_t count,
+                        uint64_t part_max, int64_t latency_us)
+{
+    struct s3d_get_plan plan = plan_for(segments, count, 1);
+    plan.part_bytes = MIB;
+    plan.part_max_bytes = part_max;
+    plan.latency_us = latency_us;
+    struct s3d_get *get;
+    fake_counters_clear(fake);
+    CHECK_CODE(s3d_get_new(&get, fake_base(fake), &plan, NULL), S3D_OK);
+    CHECK(s3d_get_requests(get) == 1);
+    CHECK_CODE(s3d_get_wait_all(get, -1, NULL), S3D_OK);
+    s3d_get_free(get);
+    for (size_t i = 0; i < count; i++) {
+        CHECK(fake_pattern_is(segments[i].data, segments[i].length_bytes, 1,
+                              segments[i].offset_bytes));
+        memset(segments[i].data, 0, segments[i].length_bytes);
+    }
+    const struct fake_line *lines;
+    size_t lines_count = fake_log(fake, &lines);
+    for (size_t i = 0; i < lines_count; i++) {
+        CHECK(lines[i].length <= (part_max > MIB ? part_max : MIB));
+    }
+    return fake_attempts(fake, S3D_VERB_GET);
+}
+
+static void test_far(void)
+{
+    struct fake_store *fake = open_with_object(32 * MIB);
+    char *data = fake_memory(32 * MIB);
+    struct s3d_segment segment = {0, 32 * MIB, data};
+    CHECK(get_far(fake, &segment, 1, 8 * MIB, 0) == 32); /* nobody says that it is far */
+    CHECK(get_far(fake, &segment, 1, 8 * MIB, FAR_US / 10) == 32);
+    fake_set_distance(fake, FAR_US, FAR_RATE);
+    CHECK(get_far(fake, &segment, 1, 8 * MIB, FAR_US) == 4); /* of 16 MiB that it deserves */
+    CHECK(get_far(fake, &segment, 1, 8 * MIB, 0) == 1 + 4); /* the first tells of the way */
+    CHECK(get_far(fake, &segment, 1, 64 * MIB, FAR_US) == 1 + 2);
+    CHECK(get_far(fake, &segment, 1, 0, FAR_US) == 32); /* a size that somebody has set */
+    CHECK(get_far(fake, &segment, 1, MIB, FAR_US) == 32);
+    fake_set_distance(fake, FAR_US / 10, FAR_RATE);
+    CHECK(get_far(fake, &segment, 1, 8 * MIB, 0) == 32);
+    free(data);
+    fake_close(fake);
+}
+
+/* Ten times as many segments in a request as in one of the usual length. */
+static size_t cut_with_gaps(struct s3d_segment *segments, char *data)
+{
+    enum { STEP = 16 * 1024, GAP = 100 };
+    size_t count = 0;
+    for (uint64_t at = 0; at < 16 * MIB; at += STEP) {
+        segments[count++] = (struct s3d_segment){at, STEP - GAP, data + at};
+    }
+    return count;
+}
+
+static void test_far_segments(void)
+{
+    static struct s3d_segment segments[1024];
+    struct fake_store *fake = open_with_object(16 * MIB);
+    char *data = fake_memory(16 * MIB);
+    size_t count = cut_with_gaps(segments, data);
+    CHECK(count == 1024);
+    fake_set_distance(fake, FAR_US, FAR_RATE);
+    CHECK(get_far(fake, segments, count, 8 * MIB, 0) == 1 + 2);
+    CHECK(get_far(fake, segments, count, 0, 0) == 16);
+    free(data);
+    fake_close(fake);
+}
+
+/* A segment is there when the range that holds it is, be it a long one. */
+static void test_far_waits(void)
+{
+    struct fake_store *fake = open_with_object(4 * MIB);
+    char *data = fake_memory(4 * MIB);
+    struct s3d_segment segments[4];
+    for (size_t i = 0; i < 4; i++) {
+        segments[i] = (struct s3d_segment){i * MIB, MIB, data + i * MIB};
+    }
+    struct s3d_get_plan plan = plan_for(segments, 4, 1);
+    plan.part_bytes = MIB;
+    plan.part_max_bytes = 2 * MIB;
+    plan.latency_us = FAR_US;
+    fake_set_distance(fake, FAR_US, FAR_RATE);
+    struct s3d_get *get;
+    unsigned held = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .at_offset = true,
+                                                       .offset = 2 * MIB,
+                                                       .times = 1,
+                                                       .hold = true});
+    CHECK_CODE(s3d_get_new(&get, fake_base(fake), &plan, NULL), S3D_OK);
+    CHECK_CODE(s3d_get_wait(get, 1, 1, -1, NULL), S3D_OK);
+    CHECK(fake_pattern_is(data, 2 * MIB, 1, 0));
+    fake_wait_held(fake, 1);
+    CHECK_CODE(s3d_get_wait(get, 0, 2, 0, NULL), S3D_OK);
+    CHECK_CODE(s3d_get_wait(get, 2, 1, 1, NULL), S3D_AGAIN);
+    CHECK_CODE(s3d_get_wait(get, 3, 1, 1, NULL), S3D_AGAIN);
+    fake_release(fake);
+    CHECK_CODE(s3d_get_wait_all(get, -1, NULL), S3D_OK);
+    CHECK(fake_fired(fake, held) == 1 && fake_attempts(fake, S3D_VERB_GET) == 2);
+    s3d_get_free(get);
+    free(data);
+    fake_close(fake);
+}
+
+static enum s3d_code get_far_once(void)
+{
+    static struct s3d_segment segments[1024];
+    char *data = fake_memory(16 * MIB);
+    struct s3d_get_plan plan = plan_for(segments, cut_with_gaps(segments, data), 1);
+    plan.part_bytes = MIB;
+    plan.part_max_bytes = 8 * MIB;
+    struct s3d_error error = {0};
+    struct s3d_get *get = NULL;
+    enum s3d_code code = s3d_get_new(&get, fake_base(torture_fake), &plan, &error);
+    if (!code) {
+        code = s3d_get_wait_all(get, -1, &error);
+    }
+    s3d_get_free(get);
+    free(data);
+    return code;
+}
+
+static void test_far_out_of_memory(void)
+{
+    torture_fake = open_with_object(16 * MIB);
+    fake_set_distance(torture_fake, FAR_US, FAR_RATE);
+    CHECK(test_torture(get_far_once, 0) > 4 + 2); /* then comes room for more spans than usual */
+    fake_close(torture_fake);
+}
+
 int main(void)
 {
     alarm(60);
@@ -963,6 +1099,10 @@ int main(void)
     RUN(test_invalid);
     RUN(test_shutdown);
     RUN(test_out_of_memory);
+    RUN(test_far);
+    RUN(test_far_segments);
+    RUN(test_far_waits);
+    RUN(test_far_out_of_memory);
     s3d_engine_shutdown();
     return 0;
 }

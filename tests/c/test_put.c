@@ -197,19 +197,6 @@ static struct s3d_put *open_large_put(struct fake_store *fake, unsigned concurre
     return put;
 }
 
-static enum s3d_code refer(struct s3d_put *put, const void *data, size_t length,
-                           int64_t timeout_ms, struct s3d_error *error)
-{
-    size_t written = 0;
-    enum s3d_code code;
-    while ((code = s3d_put_refer(put, data, length, &written, timeout_ms, error)) ==
-           S3D_AGAIN) {
-        CHECK(written <= length && timeout_ms >= 0);
-    }
-    CHECK(code || written == length);
-    return code;
-}
-
 static void check_log_spans(struct fake_store *fake, enum s3d_verb verb, size_t most)
 {
     const struct fake_line *lines;

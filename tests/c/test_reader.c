@@ -203,6 +203,80 @@ static void test_read_ahead_is_parallel(void)
 }
 
 /* A large read goes by parallel ranges straight to its destination. */
+/* Long reads, one after the other, from a far store: the next ones are under way meanwhile, and no
+ * more than max_concurrency requests at any time. */
+static void test_far_run(void)
+{
+    enum { READ = 2 * MIB, SIZE = 32 * MIB };
+    struct fake_store *fake = open_with_object(SIZE);
+    fake_set_distance(fake, 10000, 100000000);
+    fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 2});
+    struct s3d_reader *reader = open_reader(fake, 4);
+    CHECK(s3d_reader_latency_us(reader) == 10000);
+    fake_counters_clear(fake);
+    uint64_t farthest = 0;
+    for (uint64_t at = 0; at < SIZE; at += READ) {
+        check_read(reader, at, READ, at % 3 ? -1 : 1);
+        const struct fake_line *lines;
+        size_t count = fake_log(fake, &lines);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t end = lines[i].offset + lines[i].length;
+            farthest = end > farthest ? end : farthest;
+        }
+        CHECK(at < READ || farthest >= (at + READ + MIB < SIZE - TAIL ? at + READ + MIB : 0));
+    }
+    CHECK(fake_peak(fake, S3D_VERB_GET) > 2 && fake_peak(fake, S3D_VERB_GET) <= 4);
+    const struct fake_line *lines;
+    size_t count = fake_log(fake, &lines);
+    uint64_t loaded = 0;
+    for (size_t i = 0; i < count; i++) {
+        loaded += lines[i].length;
+    }
+    CHECK(loaded == SIZE - TAIL); /* each byte once */
+    s3d_reader_free(reader);
+    fake_close(fake);
+}
+
+/* Long reads anywhere are no run: nothing of consequence is fetched beyond them. */
+static void test_far_jumps(void)
+{
+    struct fake_store *fake = open_with_object(32 * MIB);
+    fake_set_distance(fake, 10000, 100000000);
+    struct s3d_reader *reader = open_reader(fake, 4);
+    fake_counters_clear(fake);
+    uint64_t loaded = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        check_read(reader, (6 - 2 * i) * 4 * (uint64_t)MIB, 2 * MIB, -1);
+    }
+    const struct fake_line *lines;
+    size_t count = fake_log(fake, &lines);
+    for (size_t i = 0; i < count; i++) {
+        loaded += lines[i].length;
+    }
+    CHECK(loaded >= 4 * 2 * MIB && loaded <= 4 * (2 * MIB + BLOCK));
+    s3d_reader_free(reader);
+    fake_close(fake);
+}
+
+/* Blocks and direct ranges together keep to max_concurrency, near by, too. */
+static void test_concurrency(void)
+{
+    for (unsigned concurrency = 1; concurrency <= 4; concurrency++) {
+        struct fake_store *fake = open_with_object(16 * MIB);
+        fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 1});
+        struct s3d_reader *reader = open_reader(fake, concurrency);
+        fake_counters_clear(fake);
+        for (uint64_t at = 0; at < 12 * MIB; at += 4 * MIB) {
+            check_read(reader, at, 3 * MIB, -1);
+            check_read(reader, at + 3 * MIB, 100 * KIB, -1);
+        }
+        CHECK(fake_peak(fake, S3D_VERB_GET) <= concurrency);
+        CHECK(concurrency == 1 || fake_peak(fake, S3D_VERB_GET) > 1);
+        s3d_reader_free(reader);
+        fake_close(fake);
+    }
+}
+
 static void test_direct(void)
 {
     struct fake_store *fake = open_with_object(10 * MIB);
@@ -657,6 +731,9 @@ int main(void)
     RUN(test_blocks_ahead_of_a_read);
     RUN(test_empty);
     RUN(test_read_ahead_is_parallel);
+    RUN(test_far_run);
+    RUN(test_far_jumps);
+    RUN(test_concurrency);
     RUN(test_direct);
     RUN(test_cancel_direct);
     RUN(test_cancel_small);

@@ -230,6 +230,23 @@ static void test_extremes(void)
     }
 }
 
+static void test_far(void)
+{
+    struct stream stream = start(64);
+    s3d_window_far(&stream.window);
+    CHECK(stream.window.size == 16 && stream.window.settled == 16);
+    for (unsigned i = 0; i < 3; i++) {
+        round_at(&stream, line_rate(&stream, 1000), true);
+    }
+    CHECK(stream.window.settled >= 32); /* and climbs on from there */
+    unsigned size = stream.window.size;
+    s3d_window_far(&stream.window); /* never back */
+    CHECK(stream.window.size == size);
+    stream = start(5);
+    s3d_window_far(&stream.window);
+    CHECK(stream.window.size == 5 && stream.window.settled == 5);
+}
+
 int main(void)
 {
     RUN(test_grows_while_it_pays);
@@ -240,6 +257,7 @@ int main(void)
     RUN(test_first_answer);
     RUN(test_throttled);
     RUN(test_throttled_within_a_round);
+    RUN(test_far);
     RUN(test_max);
     RUN(test_extremes);
     return 0;
