@@ -118,11 +118,13 @@ def measure(
     rounds: int,
     env: dict[str, str],
     between: Step = lambda: None,
+    observe: Callable[[], dict[str, float]] = dict,
 ) -> dict[str, dict[str, float]]:
     """Runs every (label, job, arguments) of the plan `rounds` times in turn; medians by label.
 
     `size` (bytes) turns seconds into gb_per_s and CPU seconds into cpu_s_per_gb. A job that
     fails is reported with its error and left out, so that one broken peer does not hide the rest.
+    observe() tells more figures of the run that has just ended; between() follows it.
     """
     taken: dict[str, list[dict[str, float]]] = {label: [] for label, _, _ in plan}
     broken: dict[str, str] = {}
@@ -131,7 +133,7 @@ def measure(
             if label in broken:
                 continue
             try:
-                taken[label].append(_run_apart(script, name, arguments, env))
+                taken[label].append({**_run_apart(script, name, arguments, env), **observe()})
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 broken[label] = str(error)
                 print(f"!! {label} left out: {error}", file=sys.stderr)
@@ -148,6 +150,10 @@ def measure(
             "cpu_s_per_gb": cpu / (size / 1e9),
             "extra_mib": statistics.median(run["extra_bytes"] for run in runs) / 2**20,
         }
+        observed = runs[0].keys() - {"seconds", "cpu_seconds", "extra_bytes"}
+        medians[label] |= {
+            name: statistics.median(run[name] for run in runs) for name in sorted(observed)
+        }
     return medians
 
 
@@ -161,9 +167,10 @@ def machine() -> dict[str, Any]:
 
 
 def report(title: str, figures: dict[str, dict[str, float]]) -> None:
-    print(f"\n{title:<36} {'GB/s':>7} {'CPU-s/GB':>9} {'extra MiB':>10}")
+    print(f"\n{title:<36} {'GB/s':>7} {'CPU-s/GB':>9} {'extra MiB':>10} {'in flight':>10}")
     for label, row in figures.items():
-        print(f"{label:<36} {row['gb_per_s']:7.2f} {row['cpu_s_per_gb']:9.2f} {row['extra_mib']:10.1f}")
+        cells = f"{row['gb_per_s']:7.2f} {row['cpu_s_per_gb']:9.2f} {row['extra_mib']:10.1f}"
+        print(f"{label:<36} {cells} {row.get('requests_in_flight', float('nan')):10.0f}")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

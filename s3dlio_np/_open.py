@@ -85,8 +85,9 @@ def open(
 
     uri: s3://bucket/key, file:///path or a path.
     mode: "rb" or "wb" for bytes; "r", "rt", "w", "wt" for text (UTF-8 unless encoding says else).
-    part_size: bytes in each request of a large transfer. max_concurrency: such requests in flight
-        at once. None: the settings S3DLIO_GET_* or S3DLIO_PUT_*.
+    part_size: bytes in each request of a large transfer; None: the setting S3DLIO_GET_PART_SIZE or
+        S3DLIO_PUT_PART_SIZE, or, when that is not set either, 8 MiB, and more for a far store.
+    max_concurrency: such requests in flight at once; None: S3DLIO_GET_INFLIGHT or ..._PUT_INFLIGHT.
     options: WriterOptions, for writing only; the two arguments above win over its own.
     encoding, errors, newline: as for the builtin open(), for text only.
 

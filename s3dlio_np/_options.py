@@ -30,7 +30,7 @@ class WriterOptions:
     """Options of a write; hand it to open(), put() or s3dlio_torch.save().
 
     part_size: bytes in each of the first parts of an upload, 5 MiB to 5 GiB; None: the setting
-        S3DLIO_PUT_PART_SIZE.
+        S3DLIO_PUT_PART_SIZE, or, when that is not set either, 8 MiB, and more for a far store.
     max_concurrency: parts in flight at once, 1 to 1024; None: S3DLIO_PUT_INFLIGHT.
     content_type, content_encoding, storage_class: stored with the object; None: the store's default.
     metadata: the user's own names and values, ASCII, at most 2 KiB together.

@@ -7,7 +7,9 @@
  * an object replaced in between is CHANGED, never a mixture.
  *
  * Blocks live in budget buffers, at most concurrency + 1 of them. Sequential reading widens the
- * read-ahead from 256 KiB up to all blocks; a jump starts small again.
+ * read-ahead from 256 KiB up to all blocks; a jump starts small again. From a far store (core/pace.h)
+ * long reads in sequence go by blocks, too, so that the next ones are under way meanwhile. Blocks
+ * and direct ranges together are at most `concurrency` requests at once.
  *
  * Threads: one caller at a time (the binding holds the stream's lock).
  */

@@ -140,6 +140,27 @@ static void test_overrides(void)
     clear_environment();
 }
 
+/* What nobody has set may be chosen better for a far store: so it matters whether somebody has. */
+static void test_given(void)
+{
+    const uint64_t put = UINT64_C(1) << S3D_NUMBER_put_part_bytes;
+    const uint64_t get = UINT64_C(1) << S3D_NUMBER_get_part_bytes;
+    struct s3d_config config;
+    CHECK_CODE(s3d_config_load(&config, NULL), S3D_OK);
+    CHECK(!(config.given & (put | get)));
+    s3d_config_fini(&config);
+    setenv("S3DLIO_PUT_PART_SIZE", "8388608", 1); /* the default, but set */
+    override("get_part_bytes", "8388608");
+    CHECK_CODE(s3d_config_load(&config, NULL), S3D_OK);
+    CHECK((config.given & (put | get)) == (put | get));
+    s3d_config_fini(&config);
+    unsetenv("S3DLIO_PUT_PART_SIZE");
+    override("get_part_bytes", NULL);
+    CHECK_CODE(s3d_config_load(&config, NULL), S3D_OK);
+    CHECK(!(config.given & (put | get)));
+    s3d_config_fini(&config);
+}
+
 static void test_wrong_overrides(void)
 {
     struct s3d_error error;
@@ -238,6 +259,7 @@ int main(void)
     RUN(test_environment);
     RUN(test_bounds);
     RUN(test_overrides);
+    RUN(test_given);
     RUN(test_wrong_overrides);
     RUN(test_credentials);
     RUN(test_threads);

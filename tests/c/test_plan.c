@@ -43,6 +43,9 @@ static void test_growing_part(void)
     struct s3d_limits files = s3;
     files.parts_max = 1000000;
     CHECK(s3d_plan_growing_part(&files, 8 * MIB, 100000 * GIB) == 8 * MIB);
+    struct s3d_limits equal = s3;
+    equal.equal_parts = true;
+    CHECK(s3d_plan_growing_part(&equal, 8 * MIB, 79999 * MIB) == 8 * MIB);
 }
 
 static void check_known(uint64_t base, uint64_t size)
