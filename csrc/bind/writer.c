@@ -632,7 +632,8 @@ static PyMethodDef writer_methods[] = {
     {"abort", writer_abort, METH_NOARGS,
      "abort()\n--\n\nEnds without writing the object; nothing of it stays in the store."},
     {"expect", writer_expect, METH_O,
-     "expect(nbytes, /)\n--\n\nTells how many bytes are about to come (a hint), all of them from "
+     "expect(nbytes, /)\n--\n\nTells how many bytes are about to come (a hint), all of them "
+     "from "
      "memory that is\nfilled already: for a far store they are then shared out over the "
      "connections in larger parts."},
     {"flush", writer_flush, METH_NOARGS,

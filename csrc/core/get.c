@@ -9,7 +9,8 @@
 #include <string.h>
 
 enum {
-    GAP_MAX_BYTES = 64 * 1024, /* segments closer than this are read by one request, and what lies
+    GAP_MAX_BYTES =
+        64 * 1024, /* segments closer than this are read by one request, and what lies
                                 * between them is dropped */
     RANGE_MIN_BYTES = 1024 * 1024
 };
@@ -213,9 +214,8 @@ static enum s3d_code fill_spans(struct slot *slot, struct s3d_error *error)
     size_t count = split_range(slot->get, &slot->range, NULL, NULL);
     if (count > slot->span_capacity) {
         size_t bytes;
-        struct s3d_span *spans = s3d_size_mul(count, sizeof *spans, &bytes)
-                                     ? s3d_resize(slot->spans, bytes)
-                                     : NULL;
+        struct s3d_span *spans =
+            s3d_size_mul(count, sizeof *spans, &bytes) ? s3d_resize(slot->spans, bytes) : NULL;
         if (!spans) {
             return s3d_fail_memory(error, count * sizeof *spans);
         }

@@ -1,9 +1,9 @@
 #include "core/pace.h"
 
 enum {
-    FAR_US = 5000,           /* a near store begins its answer sooner */
-    WAITS_PER_REQUEST = 16,  /* a request should last so many waits */
-    FIRST_ROUNDS = 2,        /* while the rate is not known: share the work out in so many */
+    FAR_US = 5000,          /* a near store begins its answer sooner */
+    WAITS_PER_REQUEST = 16, /* a request should last so many waits */
+    FIRST_ROUNDS = 2,       /* while the rate is not known: share the work out in so many */
     ROUND_TO_BYTES = 64 * 1024
 };
 
@@ -59,9 +59,8 @@ uint64_t s3d_pace_rest(const struct s3d_pace *pace, uint64_t bytes, int64_t elap
 
 uint64_t s3d_pace_part(const struct s3d_pace *pace, uint64_t base_bytes, uint64_t max_bytes)
 {
-    uint64_t deserved = s3d_pace_is_far(pace)
-                            ? carried(pace->rate, WAITS_PER_REQUEST * pace->latency_us)
-                            : 0;
+    uint64_t deserved =
+        s3d_pace_is_far(pace) ? carried(pace->rate, WAITS_PER_REQUEST * pace->latency_us) : 0;
     return least(greatest(base_bytes, deserved), greatest(base_bytes, max_bytes));
 }
 
@@ -76,7 +75,8 @@ uint64_t s3d_pace_next(const struct s3d_pace *pace, const struct s3d_pace_work *
         rounds = divide_up(share, s3d_pace_part(pace, work->base_bytes, work->max_bytes));
     }
     /* Not below the usual size only to have more rounds. */
-    uint64_t part = greatest(divide_up(share, rounds ? rounds : 1), least(share, work->base_bytes));
+    uint64_t part =
+        greatest(divide_up(share, rounds ? rounds : 1), least(share, work->base_bytes));
     part = divide_up(part, ROUND_TO_BYTES) * ROUND_TO_BYTES;
     return least(greatest(part, work->min_bytes), work->max_bytes);
 }

@@ -14,11 +14,13 @@
 
 #include "core/error.h"
 
-enum { S3D_PACE_PART_MAX_BYTES = 64 * 1024 * 1024 }; /* what a failed attempt may cost at most */
+enum {
+    S3D_PACE_PART_MAX_BYTES = 64 * 1024 * 1024
+}; /* what a failed attempt may cost at most */
 
 struct s3d_pace {
     int64_t latency_us; /* the shortest wait for an answer so far; 0: not known */
-    uint64_t rate;      /* bytes per second of one connection that carries bytes; 0: not known */
+    uint64_t rate; /* bytes per second of one connection that carries bytes; 0: not known */
 };
 
 /* What is to be done, when the next request is cut. */

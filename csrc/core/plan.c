@@ -17,7 +17,9 @@ uint64_t s3d_plan_growing_part(const struct s3d_limits *limits, uint64_t base_by
 {
     /* Stores with parts to spare (files) need no growth to reach their limit; others allow none. */
     uint64_t thousandth = round_up(offset_bytes / 1000, MIB);
-    uint64_t part = limits->parts_max > 10000 || limits->equal_parts || thousandth < base_bytes ? base_bytes : thousandth;
+    uint64_t part = limits->parts_max > 10000 || limits->equal_parts || thousandth < base_bytes
+                        ? base_bytes
+                        : thousandth;
     return least(part, limits->part_max_bytes);
 }
 

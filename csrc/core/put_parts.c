@@ -263,7 +263,8 @@ static uint64_t running_bytes_locked(const struct s3d_put *put)
     for (unsigned i = 0; i < put->concurrency; i++) {
         const struct s3d_put_slot *slot = &put->slots[i];
         if (slot->active) {
-            bytes += s3d_pace_rest(&put->pace, slot->request.length_bytes, now_us - slot->start_us);
+            bytes +=
+                s3d_pace_rest(&put->pace, slot->request.length_bytes, now_us - slot->start_us);
         }
     }
     return bytes;
@@ -282,8 +283,8 @@ static uint64_t buffered_part(const struct s3d_put *put)
 
 static uint64_t far_part_locked(const struct s3d_put *put, uint64_t base, uint64_t at_hand)
 {
-    uint64_t most = put->refers ? put->part_max_bytes
-                                : least(put->part_max_bytes, buffered_part(put));
+    uint64_t most =
+        put->refers ? put->part_max_bytes : least(put->part_max_bytes, buffered_part(put));
     if (put->refers && !put->lasting) {
         return base; /* its memory may wait for parts to be stored, so no part waits for more */
     }

@@ -45,7 +45,8 @@ struct s3d_reader {
     uint64_t at_offset;     /* how far the current read has come */
     uint64_t next_offset;   /* where it ends */
     bool in_sequence;       /* it began about where the one before ended */
-    uint64_t run_bytes;     /* read in sequence up to there: by small reads, from a far store by all */
+    uint64_t
+        run_bytes; /* read in sequence up to there: by small reads, from a far store by all */
     uint64_t ahead_to;      /* how far the read-ahead has been sent; 0: not yet */
     bool in_read;           /* a read returned AGAIN and will be called again */
     struct s3d_get *direct; /* under way into the read's destination */
@@ -591,7 +592,8 @@ static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
  */
 static bool goes_by_blocks(const struct s3d_reader *reader, uint64_t length)
 {
-    return reader->far && reader->in_sequence && length / reader->concurrency < reader->part_bytes;
+    return reader->far && reader->in_sequence &&
+           length / reader->concurrency < reader->part_bytes;
 }
 
 /* Waits for any block to end, so that one can be taken. */

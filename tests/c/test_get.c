@@ -937,8 +937,8 @@ static void test_out_of_memory(void)
 enum { FAR_US = 10000, FAR_RATE = 100000000, MIB = 1024 * 1024 };
 
 /* Gets the segments by one request at a time, checks them, and returns how many it took. */
-static unsigned get_far(struct fake_store *fake, const struct s3d_segment *segments, size_t count,
-                        uint64_t part_max, int64_t latency_us)
+static unsigned get_far(struct fake_store *fake, const struct s3d_segment *segments,
+                        size_t count, uint64_t part_max, int64_t latency_us)
 {
     struct s3d_get_plan plan = plan_for(segments, count, 1);
     plan.part_bytes = MIB;
@@ -972,7 +972,7 @@ static void test_far(void)
     CHECK(get_far(fake, &segment, 1, 8 * MIB, FAR_US / 10) == 32);
     fake_set_distance(fake, FAR_US, FAR_RATE);
     CHECK(get_far(fake, &segment, 1, 8 * MIB, FAR_US) == 4); /* of 16 MiB that it deserves */
-    CHECK(get_far(fake, &segment, 1, 8 * MIB, 0) == 1 + 4); /* the first tells of the way */
+    CHECK(get_far(fake, &segment, 1, 8 * MIB, 0) == 1 + 4);  /* the first tells of the way */
     CHECK(get_far(fake, &segment, 1, 64 * MIB, FAR_US) == 1 + 2);
     CHECK(get_far(fake, &segment, 1, 0, FAR_US) == 32); /* a size that somebody has set */
     CHECK(get_far(fake, &segment, 1, MIB, FAR_US) == 32);
@@ -1064,7 +1064,8 @@ static void test_far_out_of_memory(void)
 {
     torture_fake = open_with_object(16 * MIB);
     fake_set_distance(torture_fake, FAR_US, FAR_RATE);
-    CHECK(test_torture(get_far_once, 0) > 4 + 2); /* then comes room for more spans than usual */
+    CHECK(test_torture(get_far_once, 0) >
+          4 + 2); /* then comes room for more spans than usual */
     fake_close(torture_fake);
 }
 

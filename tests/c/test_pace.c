@@ -37,7 +37,8 @@ static void test_rate(void)
     CHECK(pace.rate == 80 * MB);
     s3d_pace_moved(&pace, 4 * MB, 130000); /* counts for a quarter */
     CHECK(pace.rate == 70 * MB);
-    s3d_pace_moved(&pace, MB, 20000); /* faster than the wait: more than one can tell, no crash */
+    s3d_pace_moved(&pace, MB,
+                   20000); /* faster than the wait: more than one can tell, no crash */
     CHECK(pace.rate > 70 * MB);
 }
 
@@ -94,7 +95,7 @@ static void test_next(void)
     work = work_of(1000 * (uint64_t)MIB, 0, 1);
     far.latency_us = 300000;
     CHECK(s3d_pace_next(&far, &work) == 62 * MIB + 512 * KIB); /* sixteen, below the limit */
-    work.max_bytes = 8 * MIB; /* somebody has set the size */
+    work.max_bytes = 8 * MIB;                                  /* somebody has set the size */
     CHECK(s3d_pace_next(&far, &work) == 8 * MIB);
     work.max_bytes = 0;
     CHECK(s3d_pace_next(&far, &work) == 8 * MIB);
@@ -160,8 +161,9 @@ static struct outcome simulate(const struct transfer *transfer, bool known)
             connection->bytes = 0;
             outcome.end_us = now_us;
         }
-        struct s3d_pace_work work = work_of(
-            left, running_bytes(&pace, all, transfer->connections, now_us), transfer->connections);
+        struct s3d_pace_work work =
+            work_of(left, running_bytes(&pace, all, transfer->connections, now_us),
+                    transfer->connections);
         uint64_t next = s3d_pace_next(&pace, &work);
         CHECK(next >= MIB && next <= 64 * MIB);
         next = next < left ? next : left;
@@ -169,7 +171,8 @@ static struct outcome simulate(const struct transfer *transfer, bool known)
         outcome.requests += next > 0;
         outcome.longest = next > outcome.longest ? next : outcome.longest;
         int64_t moving_us = (int64_t)((double)next * 1e6 / (double)transfer->rates[at]);
-        *connection = (struct connection){next, now_us, now_us + transfer->latency_us + moving_us};
+        *connection =
+            (struct connection){next, now_us, now_us + transfer->latency_us + moving_us};
     }
 }
 

@@ -263,7 +263,8 @@ static void test_concurrency(void)
 {
     for (unsigned concurrency = 1; concurrency <= 4; concurrency++) {
         struct fake_store *fake = open_with_object(16 * MIB);
-        fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 1});
+        fake_rule(fake,
+                  (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 1});
         struct s3d_reader *reader = open_reader(fake, concurrency);
         fake_counters_clear(fake);
         for (uint64_t at = 0; at < 12 * MIB; at += 4 * MIB) {

@@ -23,9 +23,10 @@ static void test_equal_parts(void)
     static const char *const r2[] = {
         "https://0123456789abcdef.r2.cloudflarestorage.com",
         "https://0123456789abcdef.eu.R2.CloudflareStorage.com:443/"};
-    static const char *const others[] = {
-        "https://s3.us-east-1.amazonaws.com", "http://127.0.0.1:9000",
-        "https://r2.cloudflarestorage.com.example.org", "https://nor2.cloudflarestorage.com", "http://x"};
+    static const char *const others[] = {"https://s3.us-east-1.amazonaws.com",
+                                         "http://127.0.0.1:9000",
+                                         "https://r2.cloudflarestorage.com.example.org",
+                                         "https://nor2.cloudflarestorage.com", "http://x"};
     for (size_t i = 0; i < sizeof r2 / sizeof *r2; i++) {
         CHECK(limits_at(r2[i]).equal_parts);
     }
