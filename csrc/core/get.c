@@ -222,6 +222,7 @@ static enum s3d_code fill_spans(struct slot *slot, struct s3d_error *error)
         slot->spans = spans;
         slot->span_capacity = count;
     }
+    slot->request.spans = slot->spans;
     slot->request.span_count = split_range(slot->get, &slot->range, slot->spans, slot->gap);
     return S3D_OK;
 }

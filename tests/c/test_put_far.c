@@ -1,6 +1,8 @@
 /* Writing one object: to a store that is far, parts are larger and more of them in flight at once. */
 #include "put_test.h"
 
+#include <unistd.h>
+
 #include "core/engine.h"
 
 enum { FAR_US = 10000, FAR_RATE = 100000000, FAR_PART = 320 * 1024 };
@@ -82,8 +84,8 @@ static void test_far_waits_for_the_upload(void)
     CHECK(fake_fired(fake, held) == 1);
     s3d_put_free(put);
     unsigned failing = fake_rule(
-        fake, (struct fake_rule){
-                  .verb = S3D_VERB_UPLOAD_CREATE, .times = 1, .code = S3D_DENIED});
+        fake,
+        (struct fake_rule){.verb = S3D_VERB_UPLOAD_CREATE, .times = 1, .code = S3D_DENIED});
     put = open_far_put(fake, 8, 4 * FAR_PART);
     s3d_put_expect(put, 10 * FAR_PART);
     CHECK_CODE(refer(put, data, 10 * FAR_PART, -1, NULL), S3D_DENIED);
@@ -138,8 +140,8 @@ static void test_far_opens_the_window(void)
         size_t written = 0;
         CHECK_CODE(s3d_put_write(put, data, 4 * FAR_PART, &written, -1, NULL), S3D_OK);
         written = 0;
-        enum s3d_code code =
-            s3d_put_write(put, data + 4 * FAR_PART, 5 * FAR_PART, &written, far ? -1 : 50, NULL);
+        enum s3d_code code = s3d_put_write(put, data + 4 * FAR_PART, 5 * FAR_PART, &written,
+                                           far ? -1 : 50, NULL);
         CHECK_CODE(code, far ? S3D_OK : S3D_AGAIN);
         fake_wait_held(fake, far ? 8 : 4);
         fake_release(fake);
