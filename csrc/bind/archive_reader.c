@@ -218,14 +218,10 @@ static PyObject *archive_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 
 /* --- small records ------------------------------------------------------------------------- */
 
-static int check_sum(const struct archive_reader *self, const struct s3d_zip_entry *entry,
-                     const char *data)
+static int compare_sum(const struct archive_reader *self, const struct s3d_zip_entry *entry,
+                       uint32_t sum)
 {
     struct s3d_error error;
-    uint32_t sum = 0;
-    Py_BEGIN_ALLOW_THREADS
-    sum = s3d_crc32(0, data, (size_t)entry->size_bytes);
-    Py_END_ALLOW_THREADS
     if (!entry->crc || sum == entry->crc) {
         return 0; /* torch writes 0 when it is told to compute none */
     }
@@ -233,6 +229,46 @@ static int check_sum(const struct archive_reader *self, const struct s3d_zip_ent
              entry->name, sum, entry->crc);
     raise_error(self, &error);
     return -1;
+}
+
+static int check_sum(const struct archive_reader *self, const struct s3d_zip_entry *entry,
+                     const char *data)
+{
+    uint32_t sum = 0;
+    Py_BEGIN_ALLOW_THREADS
+    sum = s3d_crc32(0, data, (size_t)entry->size_bytes);
+    Py_END_ALLOW_THREADS
+    return compare_sum(self, entry, sum);
+}
+
+/* pieces: the CRC-32 and size of each piece of the record, from its front. */
+static PyObject *archive_check_pieces(PyObject *object, PyObject *args)
+{
+    const struct archive_reader *self = (struct archive_reader *)object;
+    const char *name;
+    PyObject *pieces;
+    uint32_t whole = 0;
+    if (!PyArg_ParseTuple(args, "sO!:check_pieces", &name, &PyList_Type, &pieces)) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(pieces); i++) {
+        unsigned int sum;
+        unsigned long long length;
+        /* Its numbers' code may run, and change the list. */
+        PyObject *piece = Py_NewRef(PyList_GET_ITEM(pieces, i));
+        bool parsed = PyTuple_Check(piece) && PyArg_ParseTuple(piece, "IK", &sum, &length);
+        Py_DECREF(piece);
+        if (!parsed) {
+            PyErr_SetString(PyExc_TypeError, "a piece must be (CRC-32, size)");
+            return NULL;
+        }
+        whole = s3d_crc32_combine(whole, sum, length);
+    }
+    const struct s3d_zip_entry *entry = require(self, name);
+    if (!entry || compare_sum(self, entry, whole)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *record_bytes(const struct archive_reader *self, const char *name)
@@ -349,6 +385,7 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
     item->name = entry->name;
     item->crc = entry->crc;
     item->has_crc = verify && entry->crc && size;
+    item->sums = item->has_crc;
     return 0;
 }
 
@@ -435,6 +472,9 @@ static PyMethodDef archive_methods[] = {
      "get_record_offset(name, /)\n--\n\nThe offset of the payload's first byte in the object."},
     {"get_record_header_offset", archive_header_offset, METH_O,
      "get_record_header_offset(name, /)\n--\n\nThe offset of the record's local header."},
+    {"check_pieces", archive_check_pieces, METH_VARARGS,
+     "check_pieces(name, pieces, /)\n--\n\nRaises IntegrityError unless the record's CRC-32 is "
+     "that of its pieces; pieces: a list of (CRC-32, size in bytes), from its front."},
     {"fetch", (PyCFunction)(void (*)(void))archive_fetch, METH_VARARGS | METH_KEYWORDS,
      "fetch(names, targets, verify=True, fresh=False)\n--\n\nStarts fetching records into CPU storages (objects "
      "with data_ptr() and nbytes()) of just their sizes, all at once. Returns the Fetch, whose "

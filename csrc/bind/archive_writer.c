@@ -27,6 +27,11 @@ struct archive_writer {
     unsigned long long version;
     struct s3d_zip_writer zip;
     char id[S3D_ZIP_ID_DIGITS + 1]; /* "" before the end */
+    /* a record that comes in pieces */
+    struct s3d_zip_record open;
+    bool is_open;
+    uint64_t open_bytes; /* of it so far */
+    uint32_t open_crc;
 };
 
 /* --- records ------------------------------------------------------------------------------- */
@@ -47,11 +52,10 @@ static int append_text(const struct archive_writer *self, const struct s3d_str *
     return append(self, s3d_str_text(text), text->length);
 }
 
-/* The payload, from `owner`'s memory, which stays until it is sent. *crc is its sum. */
+/* The payload, from `owner`'s memory, which stays until it is sent. *crc goes on over it. */
 static int append_payload(const struct archive_writer *self, PyObject *owner, const char *data,
                           size_t length, uint32_t *crc)
 {
-    *crc = 0;
     for (size_t at = 0; at < length;) {
         size_t slice = length - at < CRC_SLICE_BYTES ? length - at : CRC_SLICE_BYTES;
         if (self->sums) {
@@ -72,6 +76,10 @@ static int append_payload(const struct archive_writer *self, PyObject *owner, co
 static int add_record(struct archive_writer *self, const char *name, uint64_t size,
                       struct s3d_zip_record *record)
 {
+    if (self->is_open) {
+        PyErr_Format(PyExc_ValueError, "record %s: the record before it is not whole yet", name);
+        return -1;
+    }
     struct s3d_str header = S3D_STR(TEXT_MAX_BYTES);
     struct s3d_error error;
     enum s3d_code code = s3d_zip_add(&self->zip, name, size, &header, record, &error);
@@ -95,7 +103,7 @@ static int write_record(struct archive_writer *self, const char *name, PyObject 
                         const char *data, size_t length)
 {
     struct s3d_zip_record record;
-    uint32_t crc;
+    uint32_t crc = 0;
     if (add_record(self, name, length, &record)) {
         return -1;
     }
@@ -153,6 +161,62 @@ static PyObject *archive_write_record(PyObject *object, PyObject *args)
     /* torch's own id is written at the end, whatever a caller says before. */
     if (strcmp(name, S3D_ZIP_ID_NAME) != 0 &&
         write_record(self, name, payload, data, (size_t)size)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* --- records in pieces --------------------------------------------------------------------- */
+
+/* Nothing is left to come: the descriptor. */
+static int end_open_record(struct archive_writer *self)
+{
+    if (self->open_bytes < self->open.size_bytes) {
+        return 0;
+    }
+    self->is_open = false;
+    return self->open.size_bytes ? end_record(self, &self->open, self->open_crc) : 0;
+}
+
+static PyObject *archive_begin_record(PyObject *object, PyObject *args)
+{
+    struct archive_writer *self = (struct archive_writer *)object;
+    const char *name;
+    unsigned long long size;
+    if (!PyArg_ParseTuple(args, "sK:begin_record", &name, &size) ||
+        add_record(self, name, size, &self->open)) {
+        return NULL;
+    }
+    self->is_open = true;
+    self->open_bytes = 0;
+    self->open_crc = 0;
+    if (end_open_record(self)) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *archive_extend_record(PyObject *object, PyObject *payload)
+{
+    struct archive_writer *self = (struct archive_writer *)object;
+    const char *data;
+    size_t length;
+    if (payload_of(payload, &data, &length)) {
+        return NULL;
+    }
+    if (!self->is_open || length > self->open.size_bytes - self->open_bytes) {
+        PyErr_SetString(PyExc_ValueError, self->is_open ? "the record was said to be shorter"
+                                                        : "no record is open");
+        return NULL;
+    }
+    if (!self->open_bytes) {
+        s3d_zip_see_payload(&self->zip, self->open.index, data, length);
+    }
+    if (append_payload(self, payload, data, length, &self->open_crc)) {
+        return NULL;
+    }
+    self->open_bytes += length;
+    if (end_open_record(self)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -344,6 +408,12 @@ static PyMethodDef archive_methods[] = {
      "sent; close() of the stream is the latest moment."},
     {"write_record_metadata", archive_write_record_metadata, METH_VARARGS,
      "write_record_metadata(name, size, /)\n--\n\nAppends a record of `size` zeros."},
+    {"begin_record", archive_begin_record, METH_VARARGS,
+     "begin_record(name, size, /)\n--\n\nBegins a record whose `size` bytes come in pieces. It "
+     "ends with the last of them."},
+    {"extend_record", archive_extend_record, METH_O,
+     "extend_record(data, /)\n--\n\nThe next piece: all of what write_record takes as data, and "
+     "kept as by that. The first one has at least 8 bytes, or all."},
     {"write_end_of_file", archive_write_end, METH_NOARGS,
      "write_end_of_file()\n--\n\nAppends version, serialization id and directory. The stream stays "
      "open: its close() makes the object visible."},

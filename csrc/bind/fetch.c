@@ -30,13 +30,13 @@ static enum s3d_code take_piece(void *context, size_t segment, uint64_t offset, 
 {
     struct fetch_object *self = context;
     struct bind_fetch_item *item = &self->items[self->items_at[segment]];
-    if (!item->has_crc) {
+    if (!item->sums) {
         return S3D_OK;
     }
     uint64_t behind = item->size_bytes - offset - length;
     uint32_t sum = s3d_crc32_combine(s3d_crc32(0, data, length), 0, behind);
     atomic_fetch_xor(&item->sum, sum);
-    if (atomic_fetch_sub(&item->left_bytes, length) != length) {
+    if (atomic_fetch_sub(&item->left_bytes, length) != length || !item->has_crc) {
         return S3D_OK;
     }
     uint32_t whole = atomic_load(&item->sum);
@@ -170,16 +170,41 @@ static enum s3d_code step_wait(void *context, int64_t timeout_ms, struct s3d_err
     return s3d_get_wait(step->get, step->first, step->count, timeout_ms, error);
 }
 
+/* 0, or -1 with an exception, also for a fetch that has ended. */
+static int item_argument(const struct fetch_object *self, PyObject *argument, size_t *item)
+{
+    *item = PyLong_AsSize_t(argument);
+    if (*item == (size_t)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!self->get || *item >= self->count) {
+        PyErr_SetString(PyExc_ValueError,
+                        self->get ? "there is no such item" : "the fetch has ended");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *fetch_sum(PyObject *object, PyObject *argument)
+{
+    struct fetch_object *self = (struct fetch_object *)object;
+    size_t item;
+    if (item_argument(self, argument, &item)) {
+        return NULL;
+    }
+    if (!self->items[item].sums || atomic_load(&self->items[item].left_bytes)) {
+        PyErr_SetString(PyExc_ValueError, self->items[item].sums ? "the item is not there yet"
+                                                                 : "no sums were asked for");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLong(atomic_load(&self->items[item].sum));
+}
+
 static PyObject *fetch_wait(PyObject *object, PyObject *argument)
 {
     struct fetch_object *self = (struct fetch_object *)object;
-    size_t item = PyLong_AsSize_t(argument);
-    if (item == (size_t)-1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (!self->get || item >= self->count) {
-        PyErr_SetString(PyExc_ValueError,
-                        self->get ? "there is no such item" : "the fetch has ended");
+    size_t item;
+    if (item_argument(self, argument, &item)) {
         return NULL;
     }
     struct wait_step step = {self->get, self->places[item], 1};
@@ -278,6 +303,8 @@ static PyMethodDef fetch_methods[] = {
     {"wait", fetch_wait, METH_O,
      "wait(index, /)\n--\n\nReturns when item `index` is in its target; raises what went wrong with "
      "any."},
+    {"sum", fetch_sum, METH_O,
+     "sum(index, /)\n--\n\nThe CRC-32 of item `index`, which must have been waited for."},
     {"close", fetch_close, METH_NOARGS,
      "close()\n--\n\nCancels what still runs. Nothing writes into any target afterwards."},
     {NULL, NULL, 0, NULL},

@@ -1,7 +1,7 @@
 /*
  * Fetch: parts of an object on their way into the caller's memory, all at once; each can be waited
  * for while the others still arrive. Where a part's CRC-32 is known it is checked as the bytes
- * come in, on the I/O threads.
+ * come in, on the I/O threads; of a part of something whose sum is known it can be asked for.
  */
 #ifndef S3D_BIND_FETCH_H
 #define S3D_BIND_FETCH_H
@@ -17,7 +17,8 @@ struct bind_fetch_item {
     uint64_t offset_bytes; /* in the object */
     uint64_t size_bytes;
     bool fresh; /* pages of s3d_pages_alloc that nobody has touched yet */
-    bool has_crc;
+    bool sums;             /* its CRC-32 is computed, for Fetch.sum() */
+    bool has_crc;          /* and must be `crc` */
     uint32_t crc;
     const char *name;      /* for errors; kept alive by `owner` */
     /* private: I/O threads */

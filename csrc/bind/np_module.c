@@ -48,10 +48,10 @@ static PyMethodDef methods[] = {
      "the data section, size in bytes)] in that order, {metadata}). Raises ValueError when it "
      "is broken."},
     {"fetch", bind_fetch_parts, METH_VARARGS,
-     "fetch(stream, parts, fresh=False, /)\n--\n\nStarts fetching parts of an ObjectReader's "
-     "object, all at once; parts: a tuple of (name for errors, offset, CPU storage to fill). fresh: "
-     "all of them lie in the engine's own pages, and nobody has touched them yet. Returns the "
-     "Fetch."},
+     "fetch(stream, parts, fresh=False, sums=False, /)\n--\n\nStarts fetching parts of an "
+     "ObjectReader's object, all at once; parts: a tuple of (name for errors, offset, CPU storage to "
+     "fill). fresh: all of them lie in the engine's own pages, and nobody has touched them yet. "
+     "sums: each part's CRC-32 is computed. Returns the Fetch."},
     {"send", bind_send_part, METH_VARARGS,
      "send(stream, storage, offset, size, /)\n--\n\nAppends a part of a CPU storage to an "
      "ObjectWriter. 64 KiB and more are not copied: the storage is kept, and must not be "

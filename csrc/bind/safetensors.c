@@ -194,9 +194,9 @@ PyObject *bind_fetch_parts(PyObject *module, PyObject *args)
 {
     const struct bind_state *state = PyModule_GetState(module);
     PyObject *stream, *parts; /* a tuple: nobody changes it while it is read, or fetched */
-    int fresh = 0;
-    if (!PyArg_ParseTuple(args, "O!O!|p:fetch", state->reader_type, &stream, &PyTuple_Type,
-                          &parts, &fresh)) {
+    int fresh = 0, sums = 0;
+    if (!PyArg_ParseTuple(args, "O!O!|pp:fetch", state->reader_type, &stream, &PyTuple_Type,
+                          &parts, &fresh, &sums)) {
         return NULL;
     }
     size_t count = (size_t)PyTuple_GET_SIZE(parts);
@@ -210,6 +210,7 @@ PyObject *bind_fetch_parts(PyObject *module, PyObject *args)
             bind_fetch_drop(items, count);
             return NULL;
         }
+        items[i].sums = sums;
     }
     return bind_fetch_new(state, stream, parts, items, count);
 }

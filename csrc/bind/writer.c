@@ -407,6 +407,56 @@ static PyObject *writer_expect(PyObject *object, PyObject *argument)
     return failed ? NULL : Py_NewRef(Py_None);
 }
 
+/* --- taking memory back -------------------------------------------------------------------- */
+
+struct let_go_step {
+    struct s3d_put *put;
+    uint64_t end;
+};
+
+static enum s3d_code step_let_go(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    const struct let_go_step *step = context;
+    return s3d_put_let_go(step->put, step->end, timeout_ms, error);
+}
+
+static PyObject *let_go_locked(struct writer_object *self, uint64_t end)
+{
+    struct s3d_error error;
+    struct let_go_step step = {self->put, end};
+    if (check_writable(self)) {
+        return NULL;
+    }
+    enum s3d_code code = bind_wait(step_let_go, &step, &error);
+    if (code) {
+        return poison(self, code, &error);
+    }
+    release_kept(self, end);
+    Py_RETURN_NONE;
+}
+
+static PyObject *writer_let_go(PyObject *object, PyObject *argument)
+{
+    struct writer_object *self = (struct writer_object *)object;
+    unsigned long long end = PyLong_AsUnsignedLongLong(argument);
+    if ((end == (unsigned long long)-1 && PyErr_Occurred()) || enter(self)) {
+        return NULL;
+    }
+    PyObject *result = let_go_locked(self, end);
+    leave(self);
+    return result;
+}
+
+static PyObject *get_stored_bytes(PyObject *object, void *Py_UNUSED(closure))
+{
+    struct writer_object *self = (struct writer_object *)object;
+    /* Freed once committed, and then the store has all; or after a failure, and then nothing. */
+    uint64_t bytes = self->put        ? s3d_put_stored_bytes(self->put)
+                     : self->metadata ? self->position
+                                      : 0;
+    return PyLong_FromUnsignedLongLong(bytes);
+}
+
 const char *bind_writer_uri(PyObject *writer)
 {
     return bind_stream_uri((struct bind_stream *)writer);
@@ -639,6 +689,9 @@ static PyMethodDef writer_methods[] = {
     {"flush", writer_flush, METH_NOARGS,
      "flush()\n--\n\nDoes nothing: an object becomes visible by close() alone."},
     {"tell", writer_tell, METH_NOARGS, "tell()\n--\n\nBytes written so far."},
+    {"let_go", writer_let_go, METH_O,
+     "let_go(end, /)\n--\n\nReturns once no memory that was given before position `end` is in use "
+     "any more: its bytes are in the store, or were copied for a part that is not full yet."},
     {"read", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
     {"read1", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
     {"readinto", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
@@ -657,6 +710,7 @@ static PyMethodDef writer_methods[] = {
 
 static PyGetSetDef writer_getters[] = {
     {"mode", get_mode, NULL, "\"wb\"", NULL},
+    {"stored_bytes", get_stored_bytes, NULL, "How many bytes from the front the store has.", NULL},
     BIND_STREAM_GETTERS,
     {NULL, NULL, NULL, NULL, NULL},
 };

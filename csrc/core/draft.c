@@ -45,8 +45,13 @@ static enum s3d_code add_span(struct s3d_draft *draft, char *data, size_t length
 enum s3d_code s3d_draft_refer(struct s3d_draft *draft, const void *data, size_t length,
                               struct s3d_error *error)
 {
+    if (!length) {
+        return S3D_OK;
+    }
     /* Only ever read from: the span's type serves both directions. */
-    return length ? add_span(draft, (char *)(uintptr_t)data, length, error) : S3D_OK;
+    enum s3d_code code = add_span(draft, (char *)(uintptr_t)data, length, error);
+    draft->referred_bytes += code ? 0 : length;
+    return code;
 }
 
 size_t s3d_draft_room(const struct s3d_draft *draft)
@@ -85,6 +90,20 @@ enum s3d_code s3d_draft_add_chunk(struct s3d_draft *draft, struct s3d_chunk chun
     return code;
 }
 
+enum s3d_code s3d_draft_own(struct s3d_draft *draft, struct s3d_draft *copy,
+                            struct s3d_error *error)
+{
+    for (size_t i = 0; i < draft->span_count; i++) {
+        enum s3d_code code = s3d_draft_copy(copy, draft->spans[i].data,
+                                            draft->spans[i].length_bytes, error);
+        if (code) {
+            return code;
+        }
+    }
+    s3d_draft_swap(draft, copy);
+    return S3D_OK;
+}
+
 bool s3d_draft_take_chunk(struct s3d_draft *draft, struct s3d_chunk *chunk)
 {
     if (!draft->chunk_count) {
@@ -99,6 +118,7 @@ void s3d_draft_clear(struct s3d_draft *draft)
     draft->span_count = 0;
     draft->chunk_used_bytes = 0;
     draft->bytes = 0;
+    draft->referred_bytes = 0;
 }
 
 void s3d_draft_swap(struct s3d_draft *a, struct s3d_draft *b)

@@ -21,6 +21,7 @@ struct s3d_draft {
     size_t chunk_count, chunk_capacity;
     size_t chunk_used_bytes; /* of the last chunk */
     uint64_t bytes;          /* in all spans */
+    uint64_t referred_bytes; /* of them, in memory that is not the draft's own */
 };
 
 /* Appends memory that stays valid until the part is sent. */
@@ -36,6 +37,10 @@ S3D_MUST_USE enum s3d_code s3d_draft_add_chunk(struct s3d_draft *draft, struct s
                                                struct s3d_error *error);
 /* Takes a chunk out again; false when there is none left. */
 bool s3d_draft_take_chunk(struct s3d_draft *draft, struct s3d_chunk *chunk);
+/* Moves all bytes into `copy`, which is empty but for one chunk with room for them: afterwards the
+ * draft refers to no memory but that chunk's, and `copy` is to be rid of the chunks from before. */
+S3D_MUST_USE enum s3d_code s3d_draft_own(struct s3d_draft *draft, struct s3d_draft *copy,
+                                         struct s3d_error *error);
 /* Forgets the bytes; all chunks must have been taken out. */
 void s3d_draft_clear(struct s3d_draft *draft);
 void s3d_draft_swap(struct s3d_draft *a, struct s3d_draft *b);

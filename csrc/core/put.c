@@ -155,6 +155,16 @@ static enum s3d_code check_open(struct s3d_put *put, struct s3d_error *error)
     return s3d_engine_check(put->store->engine, error);
 }
 
+/* What a call that took or waited returns: a failure ends the put. */
+static enum s3d_code settle(struct s3d_put *put, enum s3d_code code, const struct s3d_error *own,
+                            struct s3d_error *error)
+{
+    if (code != S3D_AGAIN && failure_code(put)) {
+        code = failure_code(put);
+    }
+    return code && code != S3D_AGAIN ? report_failure(put, code, own, error) : code;
+}
+
 static enum s3d_code take(struct s3d_put *put, enum taking taking, const void *data,
                           size_t length, size_t *written, int64_t timeout_ms,
                           struct s3d_error *error)
@@ -187,12 +197,7 @@ static enum s3d_code take(struct s3d_put *put, enum taking taking, const void *d
     if (!code && !s3d_put_wait_returned(put, deadline_ms)) {
         code = S3D_AGAIN;
     }
-    if (code != S3D_AGAIN && failure_code(put)) {
-        code = failure_code(put);
-    }
-    if (code && code != S3D_AGAIN) {
-        code = report_failure(put, code, &own, error);
-    }
+    code = settle(put, code, &own, error);
     pthread_mutex_unlock(&put->entry);
     return code;
 }
@@ -218,6 +223,46 @@ void s3d_put_expect(struct s3d_put *put, uint64_t bytes)
     put->expected_bytes = bytes;
     put->lasting = true;
     pthread_mutex_unlock(&put->entry);
+}
+
+/* A part that is not full would never be sent by waiting for it, so it is copied. */
+static enum s3d_code let_go(struct s3d_put *put, uint64_t end_bytes, int64_t deadline_ms,
+                            struct s3d_error *own)
+{
+    enum s3d_code code = S3D_OK;
+    if (end_bytes > put->sent_offset) {
+        while ((code = s3d_put_own_draft(put, own)) == S3D_AGAIN) {
+            if (failure_code(put)) {
+                return failure_code(put);
+            }
+            if (!s3d_put_wait_change(put, deadline_ms)) {
+                return S3D_AGAIN;
+            }
+        }
+        end_bytes = put->sent_offset;
+    }
+    if (!code && !s3d_put_wait_stored(put, end_bytes, deadline_ms)) {
+        code = S3D_AGAIN;
+    }
+    return code;
+}
+
+enum s3d_code s3d_put_let_go(struct s3d_put *put, uint64_t end_bytes, int64_t timeout_ms,
+                             struct s3d_error *error)
+{
+    struct s3d_error own = {0};
+    enum s3d_code code = s3d_engine_check(put->store->engine, error);
+    if (code == S3D_FORKED) {
+        return code; /* a thread of the parent may have held the lock */
+    }
+    pthread_mutex_lock(&put->entry);
+    code = check_open(put, error);
+    if (!code) {
+        code = let_go(put, end_bytes, s3d_deadline_ms(timeout_ms), &own);
+        code = settle(put, code, &own, error);
+    }
+    pthread_mutex_unlock(&put->entry);
+    return code;
 }
 
 static void single_put(struct s3d_put *put)
@@ -517,9 +562,7 @@ uint64_t s3d_put_stored_bytes(struct s3d_put *put)
         return 0; /* a thread of the parent may have held the lock */
     }
     s3d_latch_lock(&put->latch);
-    uint64_t bytes = put->stored_count ? put->parts[put->stored_count - 1].offset_bytes +
-                                             put->parts[put->stored_count - 1].size_bytes
-                                       : 0;
+    uint64_t bytes = s3d_put_stored_locked(put);
     s3d_latch_unlock(&put->latch);
     return bytes;
 }

@@ -60,6 +60,13 @@ S3D_MUST_USE enum s3d_code s3d_put_refer(struct s3d_put *put, const void *data, 
  */
 void s3d_put_expect(struct s3d_put *put, uint64_t bytes);
 
+/*
+ * OK: nothing refers to memory given before position `end_bytes` any more, whose bytes the store
+ * has, or which have been copied because they wait for their part to become full. AGAIN as above.
+ */
+S3D_MUST_USE enum s3d_code s3d_put_let_go(struct s3d_put *put, uint64_t end_bytes,
+                                          int64_t timeout_ms, struct s3d_error *error);
+
 /* How many bytes from the front the store has: memory referred to before that may go. */
 uint64_t s3d_put_stored_bytes(struct s3d_put *put);
 

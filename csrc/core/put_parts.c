@@ -97,6 +97,37 @@ enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes, struct s3d_er
     return code;
 }
 
+static void drop_draft(struct s3d_put *put, struct s3d_draft *draft)
+{
+    s3d_latch_lock(&put->latch);
+    for (struct s3d_chunk chunk; s3d_draft_take_chunk(draft, &chunk);) {
+        keep_chunk_locked(put, chunk);
+    }
+    s3d_latch_unlock(&put->latch);
+    s3d_draft_fini(draft);
+}
+
+enum s3d_code s3d_put_own_draft(struct s3d_put *put, struct s3d_error *error)
+{
+    struct s3d_chunk chunk;
+    struct s3d_draft copy = {0};
+    if (!put->draft.referred_bytes) {
+        return S3D_OK;
+    }
+    enum s3d_code code = take_chunk(put, (size_t)put->draft.bytes, &chunk, error);
+    if (code) {
+        return code;
+    }
+    code = s3d_draft_add_chunk(&copy, chunk, error);
+    if (code) {
+        release_chunk(put, chunk);
+    } else {
+        code = s3d_draft_own(&put->draft, &copy, error);
+    }
+    drop_draft(put, &copy);
+    return code;
+}
+
 void s3d_put_release_chunks(struct s3d_put *put)
 {
     for (struct s3d_chunk chunk; s3d_draft_take_chunk(&put->draft, &chunk);) {
@@ -431,6 +462,24 @@ bool s3d_put_wait_returned(struct s3d_put *put, int64_t deadline_ms)
     bool drained = put->borrowing_count == 0;
     s3d_latch_unlock(&put->latch);
     return drained;
+}
+
+uint64_t s3d_put_stored_locked(const struct s3d_put *put)
+{
+    const struct s3d_part *last = put->stored_count ? &put->parts[put->stored_count - 1] : NULL;
+    return last ? last->offset_bytes + last->size_bytes : 0;
+}
+
+/* Waits until the store has the first `end_bytes` bytes; true as well when it never will. */
+bool s3d_put_wait_stored(struct s3d_put *put, uint64_t end_bytes, int64_t deadline_ms)
+{
+    s3d_latch_lock(&put->latch);
+    while (!put->failure.code && s3d_put_stored_locked(put) < end_bytes &&
+           s3d_latch_wait_locked(&put->latch, deadline_ms)) {
+    }
+    bool stored = put->failure.code || s3d_put_stored_locked(put) >= end_bytes;
+    s3d_latch_unlock(&put->latch);
+    return stored;
 }
 
 /* Waits until no part and no control request is in flight. */

@@ -89,6 +89,8 @@ void s3d_put_init_requests(struct s3d_put *put);
 /* Makes the draft able to copy, with a new chunk of `bytes` if need be. AGAIN: no memory is free. */
 S3D_MUST_USE enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes,
                                              struct s3d_error *error);
+/* Copies what the draft refers to, so that that memory may go. AGAIN: no memory is free. */
+S3D_MUST_USE enum s3d_code s3d_put_own_draft(struct s3d_put *put, struct s3d_error *error);
 /* Gives all chunks back; nothing may be in flight. */
 void s3d_put_release_chunks(struct s3d_put *put);
 
@@ -111,6 +113,10 @@ void s3d_put_cancel_control(struct s3d_put *put);
 bool s3d_put_wait_idle(struct s3d_put *put, int64_t deadline_ms);
 /* Waits until no part refers to a write's memory any more. */
 bool s3d_put_wait_returned(struct s3d_put *put, int64_t deadline_ms);
+/* Waits until the store has the first `end_bytes` bytes, or a failure. */
+bool s3d_put_wait_stored(struct s3d_put *put, uint64_t end_bytes, int64_t deadline_ms);
+/* How many bytes from the front the store has. */
+uint64_t s3d_put_stored_locked(const struct s3d_put *put);
 /* Waits a little for memory or a slot. */
 bool s3d_put_wait_change(struct s3d_put *put, int64_t deadline_ms);
 

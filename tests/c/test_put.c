@@ -1,6 +1,8 @@
 /* Writing one object: sizes, ways, references. */
 #include "put_test.h"
 
+#include "core/mem.h"
+
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -647,6 +649,122 @@ static void test_failure_with_references(void)
     }
 }
 
+/* ---- letting go ---- */
+
+static enum s3d_code let_go(struct s3d_put *put, uint64_t end, int64_t timeout_ms,
+                            struct s3d_error *error)
+{
+    enum s3d_code code;
+    while ((code = s3d_put_let_go(put, end, timeout_ms, error)) == S3D_AGAIN) {
+        CHECK(timeout_ms >= 0);
+    }
+    return code;
+}
+
+/* Memory of each piece goes as soon as it was let go, wherever parts end and however slow they are. */
+static void test_let_go(void)
+{
+    static const size_t pieces[] = {PART, PART + 4096, 3 * PART, 5 * PART / 2 + 4096, LARGE_PART};
+    enum { COUNT = 12 };
+    for (unsigned round = 0; round < 20; round++) {
+        struct fake_store *fake = fake_open();
+        size_t piece = pieces[round % 5], size = COUNT * piece;
+        char *data = removable(size);
+        fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_UPLOAD_PART,
+                                           .times = 1000,
+                                           .delay_ms = round % 3});
+        struct s3d_put *put = round % 2 ? open_large_put(fake, 1 + round % 4)
+                                        : open_put(fake, 1 + round % 4);
+        for (size_t at = 0; at < size; at += piece) {
+            CHECK_CODE(refer(put, data + at, piece, -1, NULL), S3D_OK);
+            CHECK_CODE(let_go(put, at + piece, round % 4 ? 1 : -1, NULL), S3D_OK);
+            take_away(data, at + piece);
+        }
+        CHECK_CODE(let_go(put, size, -1, NULL), S3D_OK); /* again is fine */
+        CHECK_CODE(s3d_put_finish(put, -1, NULL), S3D_OK);
+        check_object(fake, size);
+        s3d_put_free(put);
+        munmap(data, size);
+        fake_close(fake);
+    }
+}
+
+/* The store has what lies before, and nothing is copied for that. */
+static void test_let_go_of_whole_parts(void)
+{
+    struct fake_store *fake = fake_open();
+    char *data = pattern(6 * PART);
+    fake_watch(fake, data, 6 * PART);
+    struct s3d_put *put = open_put(fake, 4);
+    CHECK_CODE(refer(put, data, 6 * PART, -1, NULL), S3D_OK);
+    CHECK_CODE(s3d_put_let_go(put, 3 * PART, -1, NULL), S3D_OK);
+    CHECK(s3d_put_stored_bytes(put) >= 3 * PART);
+    CHECK_CODE(s3d_put_let_go(put, 0, 0, NULL), S3D_OK);
+    CHECK_CODE(s3d_put_finish(put, -1, NULL), S3D_OK);
+    check_object(fake, 6 * PART);
+    CHECK(fake_watched_bytes(fake) == 6 * PART);
+    CHECK_CODE(s3d_put_let_go(put, 6 * PART, -1, NULL), S3D_CLOSED);
+    s3d_put_free(put);
+    free(data);
+    fake_close(fake);
+}
+
+/* A held part: AGAIN; its failure: that error, also where only the draft was to be copied. */
+static void test_let_go_and_failures(void)
+{
+    for (int draft_too = 0; draft_too <= 1; draft_too++) {
+        struct fake_store *fake = fake_open();
+        size_t size = 3 * PART + (draft_too ? 4096 : 0);
+        char *data = removable(size);
+        unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_UPLOAD_PART,
+                                                           .part = 1,
+                                                           .times = 1,
+                                                           .hold = true,
+                                                           .code = S3D_DENIED});
+        struct s3d_put *put = open_put(fake, 4);
+        struct s3d_error error = {0};
+        CHECK_CODE(refer(put, data, size, -1, NULL), S3D_OK);
+        fake_wait_held(fake, 1);
+        CHECK_CODE(s3d_put_let_go(put, size, 1, NULL), S3D_AGAIN);
+        fake_release(fake);
+        CHECK_CODE(let_go(put, size, 5, &error), S3D_DENIED);
+        take_away(data, size);
+        CHECK(fake_fired(fake, rule) == 1);
+        check_poisoned(put, &error);
+        check_no_object(fake);
+        s3d_put_free(put);
+        munmap(data, size);
+        fake_close(fake);
+    }
+}
+
+/* Each allocation fails in turn: an error and no object, or all of it without that memory. */
+static void test_let_go_without_memory(void)
+{
+    bool fired = true;
+    for (unsigned long n = 1; fired; n++) {
+        struct fake_store *fake = fake_open();
+        char *data = removable(LARGE_PART);
+        struct s3d_put *put = open_large_put(fake, 2);
+        CHECK_CODE(refer(put, data, REFER_MIN, -1, NULL), S3D_OK);
+        s3d_mem_fail_at(n);
+        enum s3d_code code = s3d_put_let_go(put, REFER_MIN, -1, NULL);
+        fired = s3d_mem_fault_fired();
+        s3d_mem_fail_at(0);
+        take_away(data, REFER_MIN);
+        CHECK_CODE(code, fired ? S3D_NO_MEMORY : S3D_OK);
+        if (code) {
+            check_no_object(fake);
+        } else {
+            CHECK_CODE(s3d_put_finish(put, -1, NULL), S3D_OK);
+            check_object(fake, REFER_MIN);
+        }
+        s3d_put_free(put);
+        munmap(data, LARGE_PART);
+        fake_close(fake);
+    }
+}
+
 static void test_refer_after_finish(void)
 {
     struct fake_store *fake = fake_open();
@@ -769,6 +887,10 @@ int main(void)
     RUN(test_abort_references);
     RUN(test_abort_single_reference);
     RUN(test_failure_with_references);
+    RUN(test_let_go);
+    RUN(test_let_go_of_whole_parts);
+    RUN(test_let_go_and_failures);
+    RUN(test_let_go_without_memory);
     RUN(test_refer_after_finish);
     RUN(test_reference_memory);
     RUN(test_references_and_a_small_budget);
