@@ -10,13 +10,21 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from s3dlio_np import ObjectReader, ObjectWriter
 from s3dlio_np._native import ArchiveReader, ArchiveWriter, Fetch
+from s3dlio_torch._device_records import (
+    Awaited,
+    DeviceRecords,
+    may_reach_device,
+    write_storages,
+)
 from s3dlio_torch._memory import empty_tensors
+
+Restore = Callable[[Any, str], Any]
 
 _DATA = "data/"
 
@@ -38,6 +46,7 @@ class Archive:
         pin_memory: bool = False,
         wanted: Collection[str] | None = None,
     ) -> None:
+        self._stream = stream
         self._reader = ArchiveReader(stream)
         self._records = self._reader.records()
         self._sizes = {name: size for name, size, _ in self._records}
@@ -46,6 +55,7 @@ class Archive:
         self._wanted = wanted
         self._fetch: Fetch | None = None
         self._items: dict[str, tuple[int, torch.Tensor]] = {}
+        self._for_devices: DeviceRecords | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -86,34 +96,56 @@ class Archive:
         name = ".data/serialization_id"
         return self.get_record(name).decode() if self.has_record(name) else ""
 
-    def get_storage_from_record(self, name: str, nbytes: int, kind: Any) -> torch.Tensor:
+    def get_storage_from_record(
+        self, name: str, nbytes: int, kind: Any
+    ) -> torch.Tensor | Awaited:
         self._require(name)
         if self._wanted is not None and name not in self._wanted:
             return torch.empty(nbytes, dtype=torch.uint8, device="meta")
+        if self._sizes[name] != nbytes:
+            raise RuntimeError(
+                f"record {name} has {self._sizes[name]} bytes, but its storage needs {nbytes}: "
+                "the archive is damaged"
+            )
+        if self._for_devices is not None:
+            return self._for_devices.awaited(name)
         if self._fetch is None:
             self._start()
         assert self._fetch is not None
         item, tensor = self._items[name]
-        if tensor.numel() != nbytes:
-            raise RuntimeError(
-                f"record {name} has {tensor.numel()} bytes, but its storage needs {nbytes}: "
-                "the archive is damaged"
-            )
         self._fetch.wait(item)
         return tensor
 
     # --- ours ---
 
+    def restore_over(self, restore: Restore, map_location: Any) -> Restore:
+        """torch's placing of storages; those that nobody wants stay the meta storages they are."""
+        if may_reach_device(self, map_location):
+            self._for_devices = DeviceRecords(
+                self._stream, self._reader, self._names(), restore, self._verify, self._pin_memory
+            )
+
+        def place(storage: Any, location: str) -> Any:
+            if isinstance(storage, Awaited):
+                return storage.place(location)
+            return storage if storage.device.type == "meta" else restore(storage, location)
+
+        return place
+
     def _require(self, name: str) -> None:
         if name not in self._sizes:
             raise RuntimeError(f"the archive has no record {name}: it is damaged")
 
-    def _start(self) -> None:
-        names = [
+    def _names(self) -> list[str]:
+        """Of the records to fetch, in the order of the file."""
+        return [
             name
             for name in self._sizes
             if name.startswith(_DATA) and (self._wanted is None or name in self._wanted)
         ]
+
+    def _start(self) -> None:
+        names = self._names()
         tensors = empty_tensors([self._sizes[name] for name in names], pin_memory=self._pin_memory)
         self._items = {name: (i, tensors[i]) for i, name in enumerate(names)}
         storages = [tensor.untyped_storage() for tensor in tensors]
@@ -126,6 +158,8 @@ class Archive:
         if self._fetch is not None:
             self._fetch.close()
         self._items = {}
+        if self._for_devices is not None:
+            self._for_devices.close()
 
     def __enter__(self) -> Archive:
         return self
@@ -146,34 +180,33 @@ def torch_load_over(stream: ObjectReader, **how: Any) -> Callable[..., Any]:
         _warn_once()
         return torch.load
     open_by_torch = own._open_zipfile_reader
+    archives: list[Archive] = []
 
     def open_archive(opened: Any) -> Any:
         try:
             archive = Archive(stream, **how)
         except ValueError as error:  # as a type, what torch's reader raises
             raise RuntimeError(str(error)) from error
-        return archive if archive.is_stored else open_by_torch(opened)
+        if not archive.is_stored:
+            return open_by_torch(opened)
+        archives.append(archive)
+        return archive
 
-    load_archive = _with_globals(own._load, _get_restore_location=_restore_but_meta)
+    def get_restore(map_location: Any) -> Restore:
+        restore: Restore = own._get_restore_location(map_location)
+        return archives[-1].restore_over(restore, map_location) if archives else restore
+
+    load_archive = _with_globals(own._load, _get_restore_location=get_restore)
     return _with_globals(own.load, _open_zipfile_reader=open_archive, _load=load_archive)
 
 
-def _restore_but_meta(map_location: Any) -> Callable[[Any, str], Any]:
-    """torch's placing of storages; those that nobody wants stay the meta storages they are."""
-    own: Any = torch.serialization
-    restore = own._get_restore_location(map_location)
-
-    def place(storage: Any, location: str) -> Any:
-        return storage if storage.device.type == "meta" else restore(storage, location)
-
-    return place
-
-
 def _uses(function: object, *names: str) -> bool:
-    """Whether it is Python code that looks up these globals."""
-    return isinstance(function, types.FunctionType) and set(names) <= set(
-        function.__code__.co_names
-    )
+    """Whether it is Python code that looks up these globals, itself or in functions within it."""
+    if not isinstance(function, types.FunctionType):
+        return False
+    inner = (code for code in function.__code__.co_consts if isinstance(code, types.CodeType))
+    used = {name for code in (function.__code__, *inner) for name in code.co_names}
+    return set(names) <= used
 
 
 def _with_globals(function: types.FunctionType, **replaced: object) -> types.FunctionType:
@@ -198,6 +231,76 @@ def can_save() -> bool:
     return False
 
 
+class RecordSink(Protocol):
+    """PyTorchFileWriter's methods that torch.serialization._save calls."""
+
+    def write_record(self, name: str, data: Any, size: int, /) -> None: ...
+    def write_record_metadata(self, name: str, size: int, /) -> None: ...
+
+
+class _Collector:
+    """A sink for _save that passes small records on and keeps the storages, as they are.
+
+    _save copies a device's storage to the CPU before it hands it over. Where it is told to skip data
+    it names size and key instead; a key counts the storages in the order in which they were met,
+    which is when location_tag is called.
+    """
+
+    def __init__(self, sink: RecordSink, tag: Callable[[Any], str]) -> None:
+        self._sink = sink
+        self._tag = tag
+        self._seen: set[int] = set()  # _cdata, by which _save knows them
+        self._order: list[torch.UntypedStorage] = []
+        self.storages: list[tuple[str, torch.UntypedStorage]] = []
+
+    def location_tag(self, storage: Any) -> str:
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._order.append(storage)
+        return self._tag(storage)
+
+    def write_record(self, name: str, data: Any, size: int, /) -> None:
+        self._sink.write_record(name, data, size)
+
+    def write_record_metadata(self, name: str, size: int, /) -> None:
+        place = len(self.storages)
+        if place >= len(self._order) or name != f"{_DATA}{place}":
+            raise RuntimeError(f"record {name} is of a fake tensor, which has no data to save")
+        if self._order[place].nbytes() != size:
+            raise RuntimeError(f"record {name} was resized while it was saved")
+        self.storages.append((name, self._order[place]))
+
+
+def pickle_into(
+    sink: RecordSink,
+    obj: object,
+    pickle_module: Any,
+    pickle_protocol: int,
+    disable_byteorder_record: bool,
+) -> list[tuple[str, torch.UntypedStorage]] | None:
+    """What torch.serialization._save writes: all but the storages, which are still to be written.
+
+    They are returned by name, in their order, as the object holds them. None: _save has written
+    them itself, as zeros (torch.serialization.skip_data), or because it has a shape that is not
+    known here; those on devices are then copies.
+    """
+    own: Any = torch.serialization
+    own._check_dill_version(pickle_module)
+    how = (pickle_module, pickle_protocol, disable_byteorder_record)
+    known = _uses(own._save, "_serialization_tls", "location_tag")
+    if not known or own._serialization_tls.skip_data:
+        own._save(obj, sink, *how)
+        return None
+    collector = _Collector(sink, own.location_tag)
+    save = _with_globals(
+        own._save,
+        _serialization_tls=types.SimpleNamespace(skip_data=True),
+        location_tag=collector.location_tag,
+    )
+    save(obj, collector, *how)
+    return collector.storages
+
+
 def save_archive(
     obj: object,
     stream: ObjectWriter,
@@ -207,50 +310,16 @@ def save_archive(
 ) -> None:
     """torch.save's zip archive into a stream; the stream's close() makes it visible."""
     own: Any = torch.serialization
-    own._check_dill_version(pickle_module)
     archive = ArchiveWriter(
         stream,
         compute_crc32=own.get_crc32_options(),
         storage_alignment=own._get_storage_alignment(),
     )
-    sizes: dict[int, int] = {}  # by storage; a device's are copied one after the other, as they go
-    on_cpu = True
-
-    def see(storage: Any) -> None:
-        nonlocal on_cpu
-        on_cpu = on_cpu and storage.device.type == "cpu"
-        sizes[storage._cdata] = storage.nbytes()
-
-    def write_first(name: str, data: Any, size: int) -> None:
-        records.write_record = archive.write_record
-        if on_cpu and sizes:
-            stream.expect(size + sum(sizes.values()))
-        archive.write_record(name, data, size)
-
-    records = types.SimpleNamespace(
-        write_record=write_first, write_record_metadata=archive.write_record_metadata
-    )
-    save = seeing_storages(own._save, see) or own._save
-    save(obj, records, pickle_module, pickle_protocol, disable_byteorder_record)
+    storages = pickle_into(archive, obj, pickle_module, pickle_protocol, disable_byteorder_record)
+    if storages and all(storage.device.type == "cpu" for _, storage in storages):
+        stream.expect(sum(storage.nbytes() for _, storage in storages))
+    write_storages(archive, stream, storages or [])
     archive.write_end_of_file()
-
-
-def seeing_storages(save: Any, see: Callable[[Any], None]) -> Any:
-    """torch's _save, but calling see(storage) for each storage that it meets while it pickles.
-
-    None where _save has another shape than is known.
-    """
-    name = "location_tag"
-    codes = [save.__code__, *(c for c in save.__code__.co_consts if hasattr(c, "co_names"))]
-    if not isinstance(save, types.FunctionType) or not any(name in c.co_names for c in codes):
-        return None
-    tag = save.__globals__[name]
-
-    def seen(storage: Any) -> Any:
-        see(storage)
-        return tag(storage)
-
-    return _with_globals(save, location_tag=seen)
 
 
 _warned = False

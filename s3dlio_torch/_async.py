@@ -16,8 +16,10 @@ import torch
 import s3dlio_np
 from s3dlio_np import ObjectWriter, WriterOptions
 from s3dlio_np._native import ArchiveWriter
-from s3dlio_torch._archive import can_save, seeing_storages
+from s3dlio_torch import _device
+from s3dlio_torch._archive import can_save, pickle_into
 from s3dlio_torch._memory import empty_tensors
+from s3dlio_torch._ring import HostCopies, Source, Span
 
 
 def async_save(
@@ -38,9 +40,11 @@ def async_save(
     All other arguments: as for save().
 
     When this returns, everything is copied and may change: each storage on the CPU was cloned once,
-    each on a device was copied to the CPU once, the rest was pickled. So every save that is not
-    done holds, in host memory, as many bytes as its file will have (storages that tensors share
-    count once); they are given back as they are sent. A storage at a time, nothing on top of that.
+    each on a device was copied once into pinned host memory (slabs of 64 MiB; all copies queued on
+    a stream of their own beside the clones, then one wait for all), the rest was pickled. So every
+    save that is not done holds, in host memory, as many bytes as its file will have (storages that
+    tensors share count once); they are given back as they are sent, the pinned ones to torch's own
+    cache of such memory. Nothing on top of that.
 
     Saves run one after the other, in the order of the calls; each object appears whole or not at
     all. The future's result() is None, or raises what went wrong with the upload; cancel() works
@@ -75,61 +79,58 @@ def _upload(
 
 
 class _Snapshot:
-    """What torch.serialization._save writes, kept: PyTorchFileWriter's methods that it calls."""
+    """What torch.serialization._save writes, kept: a sink for it."""
 
     def __init__(
         self, obj: object, pickle_module: Any, pickle_protocol: int, no_byteorder: bool
     ) -> None:
         own: Any = torch.serialization
-        own._check_dill_version(pickle_module)
         self._sums = own.get_crc32_options()
         self._alignment = own._get_storage_alignment()
-        self._records: deque[tuple[str, Any, int]] = deque()  # data None: zeros
-        self._owned: set[int] = set()  # addresses of the caller's CPU storages
-        self._knows_owned = False
-        self._saver(own._save)(obj, self, pickle_module, pickle_protocol, no_byteorder)
-        self._clone_storages()
-
-    def _saver(self, save: Any) -> Any:
-        """torch's _save, but telling us of the storages it meets.
-
-        What _save hands to write_record is the caller's storage or, for one on a device, a copy
-        that it has just made; only the first has to be cloned. Where _save has another shape than
-        is known, everything is cloned.
-        """
-
-        def note(storage: Any) -> None:
-            if storage.device.type == "cpu":
-                self._owned.add(storage.data_ptr())
-
-        seeing = seeing_storages(save, note)
-        self._knows_owned = seeing is not None
-        return seeing or save
+        # Data: bytes or str; a storage; None for zeros; tensors that hold the record in pieces.
+        self._records: deque[tuple[str, Any, int]] = deque()
+        storages = pickle_into(self, obj, pickle_module, pickle_protocol, no_byteorder)
+        if storages is None:  # then nobody knows which are copies already
+            storages = self._take_storages()
+        self._copy(storages)
 
     # --- what torch calls ---
 
-    def write_record(self, name: str, data: Any, size: int) -> None:
+    def write_record(self, name: str, data: Any, size: int, /) -> None:
         self._records.append((name, data, size))
 
-    def write_record_metadata(self, name: str, size: int) -> None:
+    def write_record_metadata(self, name: str, size: int, /) -> None:
         self._records.append((name, None, size))
 
     # --- ours ---
 
-    def _is_callers(self, data: Any) -> bool:
-        return isinstance(data, torch.UntypedStorage) and (
-            not self._knows_owned or data.data_ptr() in self._owned
-        )
+    def _take_storages(self) -> list[tuple[str, torch.UntypedStorage]]:
+        """Out of the records: _save writes all that are of storages behind all others."""
+        storages: list[tuple[str, torch.UntypedStorage]] = []
+        while self._records and isinstance(self._records[-1][1], torch.UntypedStorage):
+            name, storage, _ = self._records.pop()
+            storages.append((name, storage))
+        return storages[::-1]
 
-    def _clone_storages(self) -> None:
+    def _copy(self, storages: list[tuple[str, torch.UntypedStorage]]) -> None:
         """All at once: so small ones share slabs. The caller still waits in async_save."""
-        places = [i for i, record in enumerate(self._records) if self._is_callers(record[1])]
-        copies = empty_tensors([self._records[i][1].nbytes() for i in places])
-        for i, copy in zip(places, copies, strict=True):
-            name, storage, size = self._records[i]
-            theirs = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)
-            copy.copy_(theirs)
-            self._records[i] = (name, copy.untyped_storage(), size)
+        devices = _device.current()
+        places = [devices.place_of(storage) for _, storage in storages]
+        here = [s for (_, s), place in zip(storages, places, strict=True) if place is None]
+        there = [
+            Source(_device.bytes_of(storage), place)
+            for (_, storage), place in zip(storages, places, strict=True)
+            if place is not None
+        ]
+        copies = HostCopies(devices, there)
+        try:
+            clones = iter(_clone(here))  # while those from devices are under way
+        finally:
+            copies.wait()
+        pieces = iter(copies.pieces)
+        for (name, storage), place in zip(storages, places, strict=True):
+            data = next(clones) if place is None else next(pieces)
+            self._records.append((name, data, storage.nbytes()))
 
     def write_into(self, stream: ObjectWriter) -> None:
         """Once: lets go of each record as it goes out, and of all when one fails."""
@@ -142,11 +143,24 @@ class _Snapshot:
                 name, data, size = self._records.popleft()
                 if data is None:
                     archive.write_record_metadata(name, size)
+                elif isinstance(data, list):
+                    archive.begin_record(name, size)
+                    while data:
+                        archive.extend_record(Span(data.pop(0)))
                 else:
                     archive.write_record(name, data, size)
             archive.write_end_of_file()
         finally:
             self._records.clear()
+
+
+def _clone(storages: list[Any]) -> list[list[torch.Tensor]]:
+    """Each as a list of one tensor; of none, where there are no bytes."""
+    here = [storage.cpu() for storage in storages]  # themselves, or torch's error for meta ones
+    clones = empty_tensors([storage.nbytes() for storage in here])
+    for clone, storage in zip(clones, here, strict=True):
+        clone.copy_(_device.bytes_of(storage))
+    return [[clone] if clone.numel() else [] for clone in clones]
 
 
 class _Bytes:

@@ -83,7 +83,11 @@ def _fill_slab(
     """Puts tensors[i] for i in members side by side into one new slab of `used` bytes."""
     if not members:
         return
-    base = torch.empty(used, dtype=torch.uint8, pin_memory=True) if pin_memory else _empty(used)
+    base = (
+        torch.empty(used, dtype=torch.uint8, device="cpu", pin_memory=True)
+        if pin_memory
+        else _empty(used)
+    )
     offset = 0
     for i in members:
         tensors[i] = _view(base, offset, sizes[i])
