@@ -141,9 +141,9 @@ class Fetch:
 def fetch(
     stream: ObjectReader,
     parts: tuple[tuple[str, int, Storage], ...],
+    *,
     fresh: bool = False,
     sums: bool = False,
-    /,
 ) -> Fetch: ...
 def send(stream: ObjectWriter, storage: Storage, offset: int, size: int, /) -> None: ...
 def safetensors_header(

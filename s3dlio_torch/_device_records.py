@@ -60,8 +60,10 @@ def _is_device(location: Any) -> bool:
 
 def _has_own_byte_order(archive: Records) -> bool:
     """Else torch swaps bytes on the CPU, before it places anything."""
-    name = "byteorder"
-    return archive.has_record(name) and archive.get_record(name) == sys.byteorder.encode()
+    if archive.has_record("byteorder"):
+        return archive.get_record("byteorder") == sys.byteorder.encode()
+    is_little = torch.serialization.get_default_load_endianness() is None  # torch's assumption
+    return is_little and sys.byteorder == "little"
 
 
 # --- loading ------------------------------------------------------------------------------------

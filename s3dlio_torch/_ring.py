@@ -323,7 +323,7 @@ class Inflow(_Flow):
         rest = fetch(
             self._stream,
             ((source.name, source.offset + at, Span(target)),),
-            self._check is not None,
+            sums=self._check is not None,
         )
         try:
             self._fill_free()
@@ -340,7 +340,7 @@ class Inflow(_Flow):
             (self._items[p.item].name, self._items[p.item].offset + p.at, Span(p.memory))
             for p in slot.pieces
         )
-        slot.fetch = fetch(self._stream, parts, self._check is not None)
+        slot.fetch = fetch(self._stream, parts, sums=self._check is not None)
         self._full.append(slot)
         for number, piece in enumerate(slot.pieces):
             self._where[piece.item, piece.at] = slot, number

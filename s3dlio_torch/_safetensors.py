@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,12 +18,13 @@ import torch
 import s3dlio_np
 from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
 from s3dlio_np._native import fetch, safetensors_header, send
+from s3dlio_torch import _device
 from s3dlio_torch._memory import empty_tensors
 from s3dlio_torch._partial import Keys, select
+from s3dlio_torch._ring import Inflow, Item, Outflow, Source
 
 _ALIGNMENT = 8  # of the data section
 _METADATA = "__metadata__"
-_WAVE = 256 << 20  # bytes on their way to a device at once; two such waves at most are in memory
 _MAX_HEADER = 100_000_000
 _MAX_STRIDE = 2**63 - 1
 _MAX_RANK = 1024  # torch's own operators take 64
@@ -78,8 +79,9 @@ def save_safetensors(
     part_size (bytes), max_concurrency, options: as for s3dlio_np.open.
 
     CPU tensors are sent from where they lie, without a copy: they must not change before this
-    returns. Those on a device are copied to the CPU one after the other. The object appears whole
-    or not at all.
+    returns. Those on a device are copied through a ring of at most 128 MiB of pinned host memory,
+    on a stream of their own that waits for the current one, while what was copied before is sent.
+    The object appears whole or not at all.
 
     Raises ValueError for what is no dict of tensors, for tensors that are sparse, not contiguous,
     without data ("meta") or lazily conjugated or negated, for a dtype that the format lacks and a
@@ -96,8 +98,7 @@ def save_safetensors(
         if all(tensor.device.type == "cpu" for tensor in tensors.values()):
             stream.expect(len(header) + sum(tensor.nbytes for tensor in tensors.values()))
         stream.write(header)
-        for name in order:
-            _send_tensor(stream, tensors[name])
+        _send_tensors(stream, [tensors[name].detach() for name in order])
 
 
 def load_safetensors(
@@ -115,12 +116,13 @@ def load_safetensors(
     device: where the tensors shall be, as in torch.device(). With "meta" no data is fetched.
     keys: which tensors: names, prefixes of names (up to a dot), or a predicate over names. Only
         their bytes are fetched. A name that is not there is a KeyError.
-    pin_memory: CPU tensors lie in pinned memory; for another device the copies start from there.
+    pin_memory: CPU tensors lie in pinned memory.
     part_size (bytes), max_concurrency: as for s3dlio_np.open.
 
     The tensors are fetched at once by parallel requests, straight into their memory; each has a
-    storage of its own, 64-byte aligned, which cannot be resized. For a device other than the CPU
-    they pass through host memory in waves of 256 MiB (or of one larger tensor), two at a time.
+    storage of its own, 64-byte aligned, which on the CPU cannot be resized. For another device they
+    pass through a ring of at most 128 MiB of pinned host memory, from which they are copied on a
+    stream of their own while more arrives; the current stream waits for these copies.
 
     Raises ValueError, with the URI and the tensor, for a file that is cut, damaged or no
     safetensors file at all, and for a dtype that torch lacks; s3dlio_np.open's exceptions.
@@ -135,10 +137,9 @@ def load_safetensors(
         ]
         if place.type == "meta":
             return {part.name: part.empty(place) for part in parts}
-        loaded: dict[str, torch.Tensor] = {}
-        for part, flat in _fetched(stream, parts, place, pin_memory):
-            loaded[part.name] = part.shaped(flat).to(place, non_blocking=pin_memory)
-        return loaded
+        if place.type == "cpu":
+            return _load_on_host(stream, parts, pin_memory)
+        return _load_on_device(stream, parts, place)
 
 
 # --- saving -------------------------------------------------------------------------------------
@@ -252,10 +253,32 @@ def _header(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None) -
     return len(text).to_bytes(8, "little") + text
 
 
-def _send_tensor(stream: ObjectWriter, tensor: torch.Tensor) -> None:
-    tensor = tensor.detach().cpu()  # the same tensor if it is there already
+def _send_tensors(stream: ObjectWriter, tensors: list[torch.Tensor]) -> None:
+    devices = _device.current()
+    places = [devices.place_of(tensor.untyped_storage()) for tensor in tensors]
+    sources = [
+        Source(_bytes_of(tensor), place)
+        for tensor, place in zip(tensors, places, strict=True)
+        if place is not None
+    ]
+    outflow = Outflow(devices, stream, sources)
+    sent = 0
+    try:
+        for tensor, place in zip(tensors, places, strict=True):
+            if place is None:
+                offset = int(tensor.storage_offset()) * tensor.element_size()
+                send(stream, tensor.untyped_storage(), offset, tensor.nbytes)
+            else:
+                outflow.send(sent, lambda span: send(stream, span, 0, span.nbytes()))
+                sent += 1
+    finally:
+        outflow.close()
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """A uint8 tensor over the elements of a contiguous one."""
     offset = int(tensor.storage_offset()) * tensor.element_size()
-    send(stream, tensor.untyped_storage(), offset, tensor.nbytes)
+    return _device.bytes_of(tensor.untyped_storage())[offset : offset + tensor.nbytes]
 
 
 # --- loading ------------------------------------------------------------------------------------
@@ -283,9 +306,10 @@ class _Part:
         size: int,
     ) -> None:
         self.name = name
+        self.label = f"tensor {name!r}"
         self.offset = offset
         self.size = size
-        where = f"{stream.uri}: tensor {name!r}"
+        where = f"{stream.uri}: {self.label}"
         if code not in _DTYPES:
             raise ValueError(f"{where} has dtype {code}, which torch {torch.__version__} lacks")
         self.dtype = _DTYPES[code]
@@ -317,67 +341,46 @@ def _fits_torch(shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _fetched(
-    stream: ObjectReader, parts: list[_Part], device: torch.device, pin_memory: bool
-) -> Generator[tuple[_Part, torch.Tensor], None, None]:
-    """Each part with its bytes: at once for the CPU; in waves, the next under way, otherwise."""
-    groups = [parts] if device.type == "cpu" else list(_waves(parts))
-    ahead = _Wave(stream, groups[0], pin_memory) if groups else None
-    following = iter(groups[1:])
-    while ahead is not None:
-        wave, group = ahead, next(following, None)
-        try:
-            ahead = _Wave(stream, group, pin_memory) if group is not None else None
-            yield from wave.arrivals()
-        except BaseException:
-            if ahead is not None:
-                ahead.close()
-            raise
-        finally:
-            if pin_memory and device.type != "cpu":
-                torch.accelerator.synchronize(device)  # copies still read from the wave's memory
-            wave.close()
+def _load_on_host(
+    stream: ObjectReader, parts: list[_Part], pin_memory: bool
+) -> dict[str, torch.Tensor]:
+    """All at once, straight into the tensors' memory."""
+    tensors = empty_tensors([part.size for part in parts], pin_memory=pin_memory)
+    arrival = fetch(
+        stream,
+        tuple(
+            (part.label, part.offset, tensor.untyped_storage())
+            for part, tensor in zip(parts, tensors, strict=True)
+            if part.size
+        ),
+        fresh=not pin_memory,
+    )
+    try:
+        for item in range(sum(1 for part in parts if part.size)):
+            arrival.wait(item)
+    finally:
+        arrival.close()
+    return {
+        part.name: part.shaped(tensor) for part, tensor in zip(parts, tensors, strict=True)
+    }
 
 
-def _waves(parts: list[_Part]) -> Iterator[list[_Part]]:
-    group: list[_Part] = []
-    size = 0
-    for part in parts:
-        if group and size + part.size > _WAVE:
-            yield group
-            group, size = [], 0
-        group.append(part)
-        size += part.size
-    if group:
-        yield group
-
-
-class _Wave:
-    """Parts on their way into fresh memory, all at once."""
-
-    def __init__(self, stream: ObjectReader, parts: list[_Part], pin_memory: bool) -> None:
-        self._parts = parts
-        sizes = [part.size for part in parts]
-        self._tensors = empty_tensors(sizes, pin_memory=pin_memory)
-        self._fetch = fetch(
-            stream,
-            tuple(
-                (f"tensor {part.name!r}", part.offset, tensor.untyped_storage())
-                for part, tensor in zip(parts, self._tensors, strict=True)
-                if part.size
-            ),
-            not pin_memory,
-        )
-
-    def arrivals(self) -> Iterator[tuple[_Part, torch.Tensor]]:
-        item = 0
-        for part, tensor in zip(self._parts, self._tensors, strict=True):
-            if part.size:
-                self._fetch.wait(item)
-                item += 1
-            yield part, tensor
-
-    def close(self) -> None:
-        """Cancels what nobody waited for. Nothing writes into any tensor afterwards."""
-        self._fetch.close()
-        self._tensors = []
+def _load_on_device(
+    stream: ObjectReader, parts: list[_Part], device: torch.device
+) -> dict[str, torch.Tensor]:
+    devices = _device.current()
+    items = [Item(part.label, part.offset, part.size) for part in parts]
+    inflow = Inflow(devices, stream, items)
+    loaded: dict[str, torch.Tensor] = {}
+    try:
+        for i, part in enumerate(parts):
+            storage = devices.empty(part.size, device)
+            place = devices.place_of(storage)
+            if place is None:
+                raise ValueError(f"tensors cannot be loaded to the device {device}")
+            flat = _device.bytes_of(storage)
+            inflow.to_device(i, flat, place)
+            loaded[part.name] = part.shaped(flat)
+    finally:
+        inflow.close()
+    return loaded

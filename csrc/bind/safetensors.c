@@ -190,13 +190,15 @@ static int fill_item(struct bind_fetch_item *item, PyObject *part, uint64_t obje
     return 0;
 }
 
-PyObject *bind_fetch_parts(PyObject *module, PyObject *args)
+PyObject *bind_fetch_parts(PyObject *module, PyObject *args, PyObject *keywords)
 {
+    static const char *const names[] = {"stream", "parts", "fresh", "sums", NULL};
     const struct bind_state *state = PyModule_GetState(module);
     PyObject *stream, *parts; /* a tuple: nobody changes it while it is read, or fetched */
     int fresh = 0, sums = 0;
-    if (!PyArg_ParseTuple(args, "O!O!|pp:fetch", state->reader_type, &stream, &PyTuple_Type,
-                          &parts, &fresh, &sums)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!|$pp:fetch", BIND_NAMES(names),
+                                     state->reader_type, &stream, &PyTuple_Type, &parts, &fresh,
+                                     &sums)) {
         return NULL;
     }
     size_t count = (size_t)PyTuple_GET_SIZE(parts);

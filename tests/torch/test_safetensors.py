@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ import torch
 
 import s3dlio_np
 import s3dlio_torch
-from s3dlio_np._native import safetensors_header
-from s3dlio_torch import _safetensors
-from s3dlio_torch._memory import empty_tensors
+from s3dlio_torch import _ring
 from tests.marks import near
 
 PART = 5 * 1024 * 1024
@@ -247,35 +244,6 @@ def test_meta_fetches_nothing(s3_own: Any) -> None:
         assert (loaded[name].shape, loaded[name].dtype) == (tensor.shape, tensor.dtype)
 
 
-def test_waves_for_a_device(s3_own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What load does for a device, but for the copy to it: two waves in memory, all in order."""
-    tensors = state()
-    s3_own.put("m", stock.save(tensors))
-    wave = tensors["head.bias"].nbytes * 3
-    monkeypatch.setattr(_safetensors, "_WAVE", wave)
-    live: list[int] = []
-
-    def counted(sizes: list[int], **how: Any) -> list[torch.Tensor]:
-        live.append(sum(sizes))
-        return empty_tensors(sizes, **how)
-
-    monkeypatch.setattr(_safetensors, "empty_tensors", counted)
-    with s3dlio_np.open(s3_own.uri("m")) as stream:
-        start, entries, _ = safetensors_header(stream)
-        parts = [
-            _safetensors._Part(stream, name, code, shape, start + offset, size)
-            for name, code, shape, offset, size in entries
-        ]
-        waves = _safetensors._fetched(stream, parts, torch.device("cuda"), False)
-        loaded = {part.name: part.shaped(flat).clone() for part, flat in waves}
-        assert_same(loaded, tensors)
-        assert len(live) == 3 and max(live) <= wave
-        waves = _safetensors._fetched(stream, parts, torch.device("cuda"), False)
-        with closing(waves):
-            next(waves)
-    assert s3dlio_np.stats()["memory_held_bytes"] == 0
-
-
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 def test_pinned_memory_needs_an_accelerator(tmp_path: Path) -> None:
     s3dlio_torch.save_safetensors({"x": torch.ones(2)}, tmp_path / "m")
@@ -286,7 +254,7 @@ def test_pinned_memory_needs_an_accelerator(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="NEEDS AN ACCELERATOR")
 @pytest.mark.parametrize("pin_memory", [False, True])
 def test_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pin_memory: bool) -> None:
-    monkeypatch.setattr(_safetensors, "_WAVE", PART)
+    monkeypatch.setattr(_ring, "SLOT_BYTES", PART)
     device = torch.accelerator.current_accelerator()
     assert device is not None
     tensors = {name: tensor.to(device) for name, tensor in state().items()}
