@@ -56,6 +56,7 @@ class Archive:
         self._fetch: Fetch | None = None
         self._items: dict[str, tuple[int, torch.Tensor]] = {}
         self._for_devices: DeviceRecords | None = None
+        self._seen: dict[str, bytes] = {}  # records that were read before torch asks for them
 
     @property
     def is_stored(self) -> bool:
@@ -74,7 +75,7 @@ class Archive:
 
     def get_record(self, name: str) -> bytes:
         self._require(name)
-        return self._reader.get_record(name)
+        return self._seen.pop(name) if name in self._seen else self._reader.get_record(name)
 
     def get_all_records(self) -> list[str]:
         return list(self._sizes)
@@ -117,6 +118,11 @@ class Archive:
         return tensor
 
     # --- ours ---
+
+    def look_at_record(self, name: str) -> bytes:
+        """As get_record, which then need not read it again."""
+        self._seen[name] = self.get_record(name)
+        return self._seen[name]
 
     def restore_over(self, restore: Restore, map_location: Any) -> Restore:
         """torch's placing of storages; those that nobody wants stay the meta storages they are."""

@@ -48,7 +48,7 @@ class Lane(Protocol):
 
 class Devices(Protocol):
     def tags(self) -> tuple[str, ...]:
-        """What the locations of their storages begin with in torch's files."""
+        """What the locations of their storages begin with in torch's files ("cuda:")."""
         ...
 
     def place_of(self, storage: torch.UntypedStorage) -> torch.device | None:
@@ -79,7 +79,9 @@ class _TorchDevices:
 
     def tags(self) -> tuple[str, ...]:
         accelerator = torch.accelerator.current_accelerator()
-        return () if accelerator is None else (accelerator.type,)
+        if accelerator is None:
+            return ()
+        return ("mps",) if accelerator.type == "mps" else (f"{accelerator.type}:",)
 
     def place_of(self, storage: torch.UntypedStorage) -> torch.device | None:
         return None if storage.device.type in ("cpu", "meta") else storage.device

@@ -26,7 +26,7 @@ _SMALL = 1 << 20  # CPU storages that a mapping of their own does not pay for
 
 class Records(Protocol):
     def has_record(self, name: str) -> bool: ...
-    def get_record(self, name: str) -> bytes: ...
+    def look_at_record(self, name: str) -> bytes: ...
 
 
 def may_reach_device(archive: Records, map_location: Any) -> bool:
@@ -45,7 +45,7 @@ def may_reach_device(archive: Records, map_location: Any) -> bool:
         return False
     if any(map(_is_device, targets)):
         return True
-    pickled = archive.get_record("data.pkl")
+    pickled = archive.look_at_record("data.pkl")
     return any(tag.encode() in pickled for tag in tags)
 
 
@@ -61,7 +61,7 @@ def _is_device(location: Any) -> bool:
 def _has_own_byte_order(archive: Records) -> bool:
     """Else torch swaps bytes on the CPU, before it places anything."""
     if archive.has_record("byteorder"):
-        return archive.get_record("byteorder") == sys.byteorder.encode()
+        return archive.look_at_record("byteorder") == sys.byteorder.encode()
     is_little = torch.serialization.get_default_load_endianness() is None  # torch's assumption
     return is_little and sys.byteorder == "little"
 

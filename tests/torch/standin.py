@@ -129,7 +129,7 @@ class StandIn:
     # --- Devices ---
 
     def tags(self) -> tuple[str, ...]:
-        return ("cuda",)
+        return ("cuda:",)
 
     def place_of(self, storage: torch.UntypedStorage) -> torch.device | None:
         known = self.storages.get(storage._cdata)

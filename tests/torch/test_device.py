@@ -32,7 +32,7 @@ MIB = 1 << 20
 PART = 5 * MIB
 SLOT = 256 * KIB
 COUNT = 4
-FEW = {"part_size": PART, "max_concurrency": 3}
+FEW: Any = {"part_size": PART, "max_concurrency": 3}
 
 
 @pytest.fixture
@@ -170,13 +170,21 @@ def test_skip_data_of_the_callers(s3_own: Any, devices: StandIn) -> None:
     assert len(skipped) == len(stock(value))
 
 
-def test_fake_tensors_have_no_data_to_save(s3_own: Any, devices: StandIn) -> None:
-    with FakeTensorMode():
+def test_fake_tensors_are_saved_as_by_torch(s3_own: Any, devices: StandIn) -> None:
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
         fake = {"a": torch.empty(3), "b": torch.empty(4)}
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            torch.save(fake, io.BytesIO())
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            s3dlio_torch.save(fake, s3_own.uri("m.pt"))
+        s3dlio_torch.save(fake, s3_own.uri("m.pt"))
+        assert s3_own.get("m.pt") == stock(fake)
+
+
+def test_a_fake_storage_has_no_data_to_save(s3_own: Any, devices: StandIn) -> None:
+    fake = torch.UntypedStorage(8, device="meta")
+    fake._fake_device = torch.device("cuda:0")
+    for value in ([fake], [fake, devices.put(filled(8))], [filled(8), fake]):
+        with pytest.raises(NotImplementedError, match="(?i)meta"):
+            torch.save(value, io.BytesIO())
+        with pytest.raises(RuntimeError, match="fake tensor, which has no data|was resized"):
+            s3dlio_torch.save(value, s3_own.uri("m.pt"))
     assert s3_own.objects() == {} and s3_own.uploads() == []
 
 
@@ -221,11 +229,17 @@ def test_the_detector_sees_a_slot_that_is_sent_too_early_again(
     s3_own: Any, large_ring: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ring that does not wait for uploads: what all other tests here rely on."""
-    monkeypatch.setattr(_ring.Outflow, "_reclaim", lambda self, slot, *, wait: True)
-    fault = s3_own.server.add_fault(op="UploadPart", kind="stall", seconds=0.5, count=-1)
+    fault = s3_own.server.add_fault(op="UploadPart", kind="stall", seconds=60, count=-1)
+
+    def too_early(outflow: _ring.Outflow, slot: _ring.Slot, *, wait: bool) -> bool:
+        while wait and not fault.hits():
+            pass
+        return wait
+
+    monkeypatch.setattr(_ring.Outflow, "_reclaim", too_early)
     with pytest.raises(ReusedTooEarly, match="upload"):
         s3dlio_torch.save(large(large_ring), s3_own.uri("m.pt"), **FEW)
-    assert fault.matched() > 0
+    assert fault.hits() > 0
     assert large_ring.running() == 0
 
 
@@ -490,12 +504,11 @@ def test_a_request_that_fails(s3_own: Any, devices: StandIn) -> None:
     assert fault.hits() > 0 and devices.copies
     assert devices.running() == 0
     slots = [weakref.ref(memory) for memory in devices.host]
-    devices.host.clear()
-    devices.copies.clear()
-    devices.fetches.clear()
-    devices.lanes[0]._copies.clear()
+    devices.stop()
+    for kept in (devices.lanes, devices.host, devices.copies, devices.fetches):
+        kept.clear()
     gc.collect()
-    assert all(slot() is None for slot in slots)
+    assert slots and all(slot() is None for slot in slots)
 
 
 def test_ctrl_c_in_a_load(s3_own: Any, devices: StandIn) -> None:
