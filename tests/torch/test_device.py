@@ -629,3 +629,50 @@ def test_a_copy_that_fails_with_safetensors(target: Any, devices: StandIn) -> No
         s3dlio_torch.save_safetensors(value, target.uri("n"))
     assert devices.running() == 0
     assert (target.exists("n"), target.leftovers()) == (False, [])
+
+
+# --- real devices -------------------------------------------------------------------------------
+
+needs_accelerator = pytest.mark.skipif(
+    not torch.accelerator.is_available(), reason="NEEDS AN ACCELERATOR"
+)
+
+
+@needs_accelerator
+@near
+def test_a_real_device(target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of the caller's own is queued before the save and after the load."""
+    monkeypatch.setattr(_ring, "SLOT_BYTES", SLOT)
+    device = torch.accelerator.current_accelerator()
+    assert device is not None
+    value = {f"w{i}": filled(PART + i, i).to(device) for i in range(4)}
+    for tensor in value.values():
+        tensor.add_(1)
+    value |= {"step": torch.tensor(3.0), "small": torch.arange(5, device=device)}
+    s3dlio_torch.save(value, target.uri("m.pt"), **FEW)
+    assert target.read("m.pt") == stock(value)
+    for place in (None, device, f"{device.type}:0"):
+        loaded = s3dlio_torch.load(target.uri("m.pt"), place, **FEW)
+        for name in value:
+            assert torch.equal(loaded[name].cpu() + 1, value[name].cpu() + 1)
+            on_cpu = place is None and name == "step"
+            assert loaded[name].is_cpu == on_cpu
+
+
+@needs_accelerator
+def test_streams_of_the_callers_stay_current(s3_own: Any) -> None:
+    device = torch.accelerator.current_accelerator()
+    assert device is not None
+    value = [torch.ones(3 * MIB, device=device)]
+    before = torch.accelerator.current_stream()
+    s3dlio_torch.save(value, s3_own.uri("m.pt"))
+    side = torch.Stream(device)
+    torch.accelerator.set_stream(side)
+    try:
+        loaded = s3dlio_torch.load(s3_own.uri("m.pt"))
+        assert torch.accelerator.current_stream() == side
+        total = loaded[0].sum()  # on that stream, which waits for the copies
+    finally:
+        torch.accelerator.set_stream(before)
+    side.synchronize()
+    assert total.item() == 3 * MIB
