@@ -134,6 +134,31 @@ static void test_used_again(void)
     CHECK(draft.spans == NULL && draft.chunks == NULL);
 }
 
+/* What was referred to may change afterwards; the chunks from before come back. */
+static void test_own(void)
+{
+    char text[] = "0123456789abcdef", first[CHUNK], second[CHUNK];
+    struct s3d_draft draft = {0}, copy = {0};
+    struct s3d_chunk chunk;
+    refer(&draft, text, 4);
+    add_chunk(&draft, first, sizeof first);
+    CHECK_CODE(s3d_draft_copy(&draft, "xyz", 3, NULL), S3D_OK);
+    refer(&draft, text + 10, 6);
+    CHECK(draft.referred_bytes == 10);
+    add_chunk(&copy, second, sizeof second);
+    CHECK_CODE(s3d_draft_own(&draft, &copy, NULL), S3D_OK);
+    memset(text, '-', sizeof text);
+    memset(first, '-', sizeof first);
+    check_bytes(&draft, "0123xyzabcdef", 13);
+    CHECK(draft.referred_bytes == 0 && draft.span_count == 1 && draft.spans[0].data == second);
+    CHECK(s3d_draft_room(&draft) == CHUNK - 13);
+    CHECK(s3d_draft_take_chunk(&copy, &chunk) && chunk.data == first);
+    CHECK(!s3d_draft_take_chunk(&copy, &chunk));
+    take_all_chunks(&draft);
+    s3d_draft_fini(&draft);
+    s3d_draft_fini(&copy);
+}
+
 static void test_swap(void)
 {
     char chunk[CHUNK];
@@ -218,6 +243,7 @@ int main(void)
     RUN(test_copy);
     RUN(test_in_turns);
     RUN(test_used_again);
+    RUN(test_own);
     RUN(test_swap);
     RUN(test_many);
     RUN(test_out_of_memory);
