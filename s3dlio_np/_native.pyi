@@ -141,6 +141,7 @@ class Fetch:
 def fetch(
     stream: ObjectReader,
     parts: tuple[tuple[str, int, Storage], ...],
+    /,
     *,
     fresh: bool = False,
     sums: bool = False,

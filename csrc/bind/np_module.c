@@ -47,8 +47,8 @@ static PyMethodDef methods[] = {
      "ObjectReader's object: (offset of the data section, [(name, dtype, shape, offset in "
      "the data section, size in bytes)] in that order, {metadata}). Raises ValueError when it "
      "is broken."},
-    {"fetch", (PyCFunction)(void (*)(void))bind_fetch_parts, METH_VARARGS | METH_KEYWORDS,
-     "fetch(stream, parts, *, fresh=False, sums=False)\n--\n\nStarts fetching parts of an "
+    {"fetch", WITH_KEYWORDS(bind_fetch_parts), METH_VARARGS | METH_KEYWORDS,
+     "fetch(stream, parts, /, *, fresh=False, sums=False)\n--\n\nStarts fetching parts of an "
      "ObjectReader's object, all at once; parts: a tuple of (name for errors, offset, CPU storage to "
      "fill). fresh: all of them lie in the engine's own pages, and nobody has touched them yet. "
      "sums: each part's CRC-32 is computed. Returns the Fetch."},

@@ -192,7 +192,7 @@ static int fill_item(struct bind_fetch_item *item, PyObject *part, uint64_t obje
 
 PyObject *bind_fetch_parts(PyObject *module, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"stream", "parts", "fresh", "sums", NULL};
+    static const char *const names[] = {"", "", "fresh", "sums", NULL};
     const struct bind_state *state = PyModule_GetState(module);
     PyObject *stream, *parts; /* a tuple: nobody changes it while it is read, or fetched */
     int fresh = 0, sums = 0;

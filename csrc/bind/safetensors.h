@@ -10,7 +10,7 @@
 
 /* safetensors_header(stream) -> (data_offset, tensors, metadata) */
 PyObject *bind_safetensors_header(PyObject *module, PyObject *stream);
-/* fetch(stream, parts, sums=False) -> Fetch */
+/* fetch(stream, parts, *, fresh=False, sums=False) -> Fetch */
 PyObject *bind_fetch_parts(PyObject *module, PyObject *args, PyObject *keywords);
 /* send(stream, storage, offset, size) */
 PyObject *bind_send_part(PyObject *module, PyObject *args);

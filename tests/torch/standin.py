@@ -241,7 +241,7 @@ class WatchedFetch:
         for _, tensor in self._parts:
             devices.check_idle(tensor)
             tensor.fill_(POISON)
-        self._fetch = real(stream, parts, sums)
+        self._fetch = real(stream, parts, sums=sums)
         devices.fetches.append(self)
 
     def wait(self, index: int) -> None:
@@ -313,7 +313,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     torch.serialization.register_package(5, devices.tag, devices.restore)
     monkeypatch.setattr(_device, "current", lambda: devices)
     monkeypatch.setattr(
-        _ring, "fetch", lambda stream, parts, sums: WatchedFetch(devices, real, stream, parts, sums)
+        _ring, "fetch", lambda stream, parts, *, sums: WatchedFetch(devices, real, stream, parts, sums)
     )
     for module in (_device_records, _safetensors):
         monkeypatch.setattr(module, "Outflow", watched_outflow(devices))

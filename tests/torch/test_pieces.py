@@ -94,7 +94,7 @@ def test_sums_of_parts(target: Any) -> None:
         for i, ((at, _), tensor) in enumerate(zip(places, memory, strict=True))
     )
     with s3dlio_np.open(target.uri("m"), part_size=MIB) as stream:
-        arrival = fetch(stream, parts, True)
+        arrival = fetch(stream, parts, sums=True)
         for i, (at, size) in enumerate(places):
             arrival.wait(i)
             assert arrival.sum(i) == zlib.crc32(data[at : at + size])
@@ -113,7 +113,7 @@ def test_a_sum_is_not_told_before_its_bytes_are_there(s3_own: Any) -> None:
     s3_own.put("m", bytes(8 * MIB))
     with s3dlio_np.open(s3_own.uri("m")) as stream:
         fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=30, count=-1)
-        arrival = fetch(stream, (("a", 0, _ring.Span(empty_tensors([MIB])[0])),), True)
+        arrival = fetch(stream, (("a", 0, _ring.Span(empty_tensors([MIB])[0])),), sums=True)
         with pytest.raises(ValueError, match="not there yet"):
             arrival.sum(0)
         while not fault.hits():
