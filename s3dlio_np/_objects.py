@@ -12,7 +12,7 @@ from s3dlio_np._options import WriterOptions
 from s3dlio_np._typing import Uri
 
 if TYPE_CHECKING:
-    from s3dlio_np._typing import AnyBuffer
+    from s3dlio_np._typing import AnyBuffer, HasToBytes
 
 
 class ObjectInfo(TypedDict):
@@ -62,12 +62,15 @@ def delete(uri: Uri) -> None:
     _native.delete(uri)
 
 
-def put(uri: Uri, buffer: AnyBuffer, *, options: WriterOptions | None = None) -> WriteResult:
-    """Writes one C- or F-contiguous buffer of any dtype as an object, whole or not at all.
+def put(
+    uri: Uri, buffer: AnyBuffer | HasToBytes, *, options: WriterOptions | None = None
+) -> WriteResult:
+    """Writes one buffer of any dtype as an object, whole or not at all.
 
-    The bytes are those of its memory, in memory order; large parts are sent from there without a
-    copy, and nothing refers to it afterwards. Returns {size, bytes_written, etag, uri}. Raises
-    TypeError for no buffer, ValueError for one that is not contiguous, else what open() raises.
+    buffer: what write() of open(uri, "wb") takes. C- or F-contiguous memory is written as it lies;
+    large parts are sent from there without a copy, and nothing refers to it afterwards. Strided
+    memory is written in its logical (C) order. Returns {size, bytes_written, etag, uri}. Raises
+    TypeError for what is no buffer and has no tobytes(), else what open() raises.
     """
     with open_writer(uri, None, None, options) as stream:
         stream.write(buffer)

@@ -12,7 +12,7 @@ from s3dlio_np._options import WriterOptions, native_options
 from s3dlio_np._typing import Uri
 
 if TYPE_CHECKING:
-    from s3dlio_np._typing import AnyBuffer
+    pass
 
 BinaryReadMode = Literal["rb"]
 BinaryWriteMode = Literal["wb"]
@@ -92,8 +92,9 @@ def open(
     encoding, errors, newline: as for the builtin open(), for text only.
 
     A reader's read() copies the object's bytes once, into the result; readinto() fills the caller's
-    memory (any contiguous buffer) without a copy in between. A writer's write() takes any C- or
-    F-contiguous buffer and keeps no reference to it. close() makes the object visible and returns
+    memory (any contiguous buffer) without a copy in between. A writer's write() takes any buffer and
+    keeps no reference to it: memory order where it is C- or F-contiguous, else logical (C) order;
+    what has no buffer but tobytes() is taken by that, and str is a TypeError. close() makes the object visible and returns
     {size, bytes_written, etag, uri}; leaving `with` by an exception, abort(), or dropping the writer
     leaves nothing behind.
 
@@ -208,11 +209,15 @@ def _wrap_text(
 
 
 class PyObjectStream(ObjectWriter):
-    """A writer as open(uri, "wb") returns it, with write_bytes() beside write()."""
+    """A writer as open(uri, "wb") returns it, whose write() also takes text.
 
-    def write_bytes(self, data: AnyBuffer) -> int:
-        """The same as write(): takes all of a contiguous buffer, returns its size in bytes."""
-        return self.write(data)
+    write(data) takes, in this order: any buffer, counted in bytes (strided memory in its logical
+    order); what has tobytes(); str and what has encode(), by that. Anything else is a TypeError and
+    changes nothing. write_bytes() is the same method.
+    """
+
+    write = ObjectWriter._write_or_encode
+    write_bytes = ObjectWriter._write_or_encode
 
 
 class S3OutputStream(PyObjectStream):

@@ -7,7 +7,7 @@
 /* --- callers' buffers --------------------------------------------------------------------- */
 
 /* Replaces the exporter's own words, which differ from one to the next, by ours. */
-static void explain(PyObject *object, const char *what, bool fill)
+static void explain_fill(PyObject *object, const char *what)
 {
     Py_buffer view;
     if (!PyErr_ExceptionMatches(PyExc_BufferError) &&
@@ -26,9 +26,9 @@ static void explain(PyObject *object, const char *what, bool fill)
         Py_XDECREF(cause);
         PyErr_Format(PyExc_ValueError,
                      "%s needs contiguous memory, and this %.200s is not: pass "
-                     "np.ascontiguousarray(it)%s",
-                     what, Py_TYPE(object)->tp_name, fill ? " and copy back" : "");
-    } else if (fill && readonly) {
+                     "np.ascontiguousarray(it) and copy back",
+                     what, Py_TYPE(object)->tp_name);
+    } else if (readonly) {
         Py_XDECREF(cause);
         PyErr_Format(PyExc_TypeError, "%s needs writable memory, and this %.200s is read-only",
                      what, Py_TYPE(object)->tp_name);
@@ -67,32 +67,93 @@ static int refuse_objects(PyObject *object, const char *what)
     return holds ? -1 : 0;
 }
 
-static int get_buffer(PyObject *object, Py_buffer *view, const char *what, bool fill)
+static int refuse_kind(PyObject *object, const char *what)
 {
+    PyErr_Format(PyExc_TypeError, "%s needs a bytes-like object, not %.200s", what,
+                 Py_TYPE(object)->tp_name);
+    return -1;
+}
+
+/* 1: *view is filled; 0: it gives no buffer; -1: an exception that is none of the exporter's
+ * "not like this". Formats are not asked for: datetime64 and bfloat16 have none. */
+static int take_buffer(PyObject *object, Py_buffer *view)
+{
+    static const int wishes[] = {PyBUF_ANY_CONTIGUOUS, PyBUF_INDIRECT};
     if (!PyObject_CheckBuffer(object)) {
-        PyErr_Format(PyExc_TypeError, "%s needs a bytes-like object, not %.200s", what,
-                     Py_TYPE(object)->tp_name);
-        return -1;
+        return 0;
     }
-    if (refuse_objects(object, what)) {
-        return -1;
-    }
-    if (PyObject_GetBuffer(object, view,
-                           PyBUF_ANY_CONTIGUOUS | (fill ? PyBUF_WRITABLE : PyBUF_SIMPLE))) {
-        explain(object, what, fill);
-        return -1;
+    for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) {
+        if (!PyObject_GetBuffer(object, view, wishes[i])) {
+            return 1;
+        }
+        if (!PyErr_ExceptionMatches(PyExc_BufferError) &&
+            !PyErr_ExceptionMatches(PyExc_ValueError)) {
+            return -1;
+        }
+        PyErr_Clear();
     }
     return 0;
 }
 
-int bind_buffer_to_read(PyObject *object, Py_buffer *view, const char *what)
+/* The same for what a method without arguments returns; 0: there is no such method. */
+static int take_result(PyObject *object, const char *name, Py_buffer *view, const char *what)
 {
-    return get_buffer(object, view, what, false);
+    PyObject *method = PyObject_GetAttrString(object, name);
+    if (!method) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    PyObject *bytes = PyObject_CallNoArgs(method);
+    Py_DECREF(method);
+    if (!bytes) {
+        return -1;
+    }
+    int taken = -1;
+    if (!PyBytes_Check(bytes) && !PyByteArray_Check(bytes)) {
+        PyErr_Format(PyExc_TypeError, "%s: %s() of %.200s gave %.200s, not bytes", what, name,
+                     Py_TYPE(object)->tp_name, Py_TYPE(bytes)->tp_name);
+    } else if (!PyObject_GetBuffer(bytes, view, PyBUF_SIMPLE)) {
+        taken = 1;
+    }
+    Py_DECREF(bytes); /* the view holds it */
+    return taken;
+}
+
+int bind_buffer_to_read(PyObject *object, Py_buffer *view, const char *what, bool encode)
+{
+    bool is_text = PyUnicode_Check(object); /* numpy.str_ has buffer and tobytes(), in UCS-4 */
+    if (refuse_objects(object, what) || (is_text && !encode)) {
+        return PyErr_Occurred() ? -1 : refuse_kind(object, what);
+    }
+    int taken = is_text ? 0 : take_buffer(object, view);
+    if (!taken && !is_text) {
+        taken = take_result(object, "tobytes", view, what);
+    }
+    if (!taken && encode) {
+        taken = take_result(object, "encode", view, what);
+    }
+    if (!taken) {
+        return refuse_kind(object, what);
+    }
+    return taken < 0 ? -1 : 0;
 }
 
 int bind_buffer_to_fill(PyObject *object, Py_buffer *view, const char *what)
 {
-    return get_buffer(object, view, what, true);
+    if (!PyObject_CheckBuffer(object)) {
+        return refuse_kind(object, what);
+    }
+    if (refuse_objects(object, what)) {
+        return -1;
+    }
+    if (PyObject_GetBuffer(object, view, PyBUF_ANY_CONTIGUOUS | PyBUF_WRITABLE)) {
+        explain_fill(object, what);
+        return -1;
+    }
+    return 0;
 }
 
 /* --- pages -------------------------------------------------------------------------------- */

@@ -8,13 +8,15 @@
 #include "bind/state.h"
 
 /*
- * The memory of any C- or F-contiguous buffer, view->len bytes at view->buf in memory order,
- * whatever its dtype. `what` names the method for messages. No buffer (str among them):
- * TypeError; not contiguous: ValueError saying what to do. 0 or -1; release with
- * PyBuffer_Release.
+ * The bytes of a buffer, whatever its dtype: view->len bytes at view->buf in memory order where it is
+ * C- or F-contiguous (PyBuffer_IsContiguous), else to be gathered in logical order (bind/gather.h).
+ * What has no buffer, or refuses it, is asked for tobytes(); with `encode` after that for encode().
+ * Text without `encode` is a TypeError, as is all else; `what` names the method for messages. 0 or
+ * -1; release with PyBuffer_Release.
  */
-int bind_buffer_to_read(PyObject *object, Py_buffer *view, const char *what);
-/* The same for memory to be written into; read-only memory is a TypeError. */
+int bind_buffer_to_read(PyObject *object, Py_buffer *view, const char *what, bool encode);
+/* Contiguous memory to be written into. No buffer, or read-only memory: TypeError; not contiguous:
+ * ValueError saying what to do. */
 int bind_buffer_to_fill(PyObject *object, Py_buffer *view, const char *what);
 
 int bind_pages_init(PyObject *module, struct bind_state *state);

@@ -2,6 +2,7 @@
 
 #include "bind/buffers.h"
 #include "bind/errors.h"
+#include "bind/gather.h"
 #include "bind/stream.h"
 #include "bind/target.h"
 #include "core/put.h"
@@ -278,14 +279,54 @@ static enum s3d_code step_write(void *context, int64_t timeout_ms, struct s3d_er
                          error);
 }
 
+/* Of strided memory gathered at once. */
+enum { GATHER_BYTES = 256 * 1024 };
+
+static enum s3d_code write_bytes(struct writer_object *self, const void *data, size_t length,
+                                 struct s3d_error *error)
+{
+    struct write_step step = {self->put, data, length, 0};
+    return bind_wait(step_write, &step, error);
+}
+
+static size_t gather_next(struct bind_gather *gather, char *scratch)
+{
+    size_t piece;
+    Py_BEGIN_ALLOW_THREADS
+    piece = bind_gather_next(gather, scratch, GATHER_BYTES);
+    Py_END_ALLOW_THREADS
+    return piece;
+}
+
+static enum s3d_code write_strided(struct writer_object *self, const Py_buffer *view,
+                                   struct s3d_error *error)
+{
+    struct bind_gather gather;
+    enum s3d_code code = S3D_OK;
+    char *scratch = PyMem_RawMalloc(GATHER_BYTES);
+    if (!scratch) {
+        return s3d_fail_memory(error, GATHER_BYTES);
+    }
+    bind_gather_init(&gather, view);
+    for (size_t piece; !code && (piece = gather_next(&gather, scratch)) > 0;) {
+        code = write_bytes(self, scratch, piece, error);
+    }
+    PyMem_RawFree(scratch);
+    return code;
+}
+
 static PyObject *write_view(struct writer_object *self, const Py_buffer *view)
 {
     struct s3d_error error;
-    struct write_step step = {self->put, view->buf, (size_t)view->len, 0};
+    enum s3d_code code = S3D_OK;
     if (check_writable(self)) {
         return NULL;
     }
-    enum s3d_code code = view->len ? bind_wait(step_write, &step, &error) : S3D_OK;
+    if (view->len) {
+        code = PyBuffer_IsContiguous(view, 'A')
+                   ? write_bytes(self, view->buf, (size_t)view->len, &error)
+                   : write_strided(self, view, &error);
+    }
     if (code) {
         return poison(self, code, &error);
     }
@@ -293,11 +334,11 @@ static PyObject *write_view(struct writer_object *self, const Py_buffer *view)
     return PyLong_FromSsize_t(view->len);
 }
 
-static PyObject *writer_write(PyObject *object, PyObject *buffer)
+static PyObject *write_object(PyObject *object, PyObject *data, bool encode)
 {
     struct writer_object *self = (struct writer_object *)object;
     Py_buffer view;
-    if (bind_buffer_to_read(buffer, &view, "write()")) {
+    if (bind_buffer_to_read(data, &view, "write()", encode)) {
         return NULL;
     }
     PyObject *result = NULL;
@@ -307,6 +348,16 @@ static PyObject *writer_write(PyObject *object, PyObject *buffer)
     }
     PyBuffer_Release(&view);
     return result;
+}
+
+static PyObject *writer_write(PyObject *object, PyObject *data)
+{
+    return write_object(object, data, false);
+}
+
+static PyObject *writer_write_or_encode(PyObject *object, PyObject *data)
+{
+    return write_object(object, data, true);
 }
 
 /* --- appending from C ---------------------------------------------------------------------- */
@@ -674,8 +725,12 @@ static PyObject *writer_repr(PyObject *object)
 
 static PyMethodDef writer_methods[] = {
     {"write", writer_write, METH_O,
-     "write(buffer, /)\n--\n\nTakes all of a C- or F-contiguous buffer of any dtype, in memory "
-     "order.\n\nNothing refers to its memory afterwards. Returns its size in bytes."},
+     "write(buffer, /)\n--\n\nTakes all of a buffer of any dtype: in memory order where it is C- or "
+     "F-contiguous, else in its logical (C) order.\n\nAn object without a buffer that has tobytes() "
+     "is taken by that. Text and all else is a TypeError, and changes nothing. Nothing refers to "
+     "the memory afterwards. Returns the size in bytes."},
+    {"_write_or_encode", writer_write_or_encode, METH_O,
+     "_write_or_encode(data, /)\n--\n\nThe same; str, and what has encode(), is encoded."},
     {"close", writer_close, METH_NOARGS,
      "close()\n--\n\nMakes the object visible and returns {size, bytes_written, etag, uri}.\n\n"
      "Again returns the same dict. After a failure it raises that failure, each time."},

@@ -442,40 +442,32 @@ NOT_BYTES = {
     "list": [1, 2],
     "object array": np.array([None, 1], object),
 }
-NOT_CONTIGUOUS = {
-    "strided": np.zeros((4, 4))[:, ::2],
-    "reversed": np.zeros(9)[::-1],
-    "memoryview": memoryview(b"abcdef")[::2],
-    "permuted": np.zeros((3, 4, 5)).transpose(1, 0, 2),
-}
 
 
 @near
 @pytest.mark.parametrize("before", [0, 3, 2 * PART + 1])
-@pytest.mark.parametrize("name", [*NOT_BYTES, *NOT_CONTIGUOUS])
+@pytest.mark.parametrize("name", NOT_BYTES)
 def test_what_is_not_bytes(target: Any, name: str, before: int) -> None:
     """Refused, changes nothing, and unless caught leaves nothing."""
-    value: Any = {**NOT_BYTES, **NOT_CONTIGUOUS}[name]
-    kind = TypeError if name in NOT_BYTES else ValueError
-    match = None if name in NOT_BYTES else "contiguous"
-    with pytest.raises(kind, match=match):
+    value: Any = NOT_BYTES[name]
+    with pytest.raises(TypeError):
         with s3dlio_np.open(target.uri("x"), "wb", part_size=PART) as stream:
             stream.write(bytes(before))
             stream.write(value)
     assert (target.names(), target.leftovers()) == ([], [])
     with s3dlio_np.open(target.uri("x"), "wb", part_size=PART) as stream:
         stream.write(bytes(before))
-        with pytest.raises(kind):
+        with pytest.raises(TypeError):
             stream.write(value)
         assert stream.tell() == before
     assert target.read("x") == bytes(before)
 
 
 @near
-@pytest.mark.parametrize("name", [*NOT_BYTES, *NOT_CONTIGUOUS])
+@pytest.mark.parametrize("name", NOT_BYTES)
 def test_what_cannot_be_put(target: Any, name: str) -> None:
-    value: Any = {**NOT_BYTES, **NOT_CONTIGUOUS}[name]
-    with pytest.raises(TypeError if name in NOT_BYTES else ValueError):
+    value: Any = NOT_BYTES[name]
+    with pytest.raises(TypeError):
         s3dlio_np.put(target.uri("x"), value)
     assert (target.names(), target.leftovers()) == ([], [])
 

@@ -1,0 +1,185 @@
+"""The streaming API in full: what write() takes, how objects are fetched, the traps of io."""
+
+from __future__ import annotations
+
+import array
+import mmap
+import pickle
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import s3dlio_np
+
+MIB = 1024 * 1024
+PART = 5 * MIB  # the smallest that S3 takes
+CUBE = np.arange(7 * 11 * 13, dtype="<i4").reshape(7, 11, 13)
+LARGE = np.random.default_rng(3).integers(0, 256, (3000, 4001), dtype=np.uint8)
+
+
+# --- what write() takes -------------------------------------------------------------------------
+
+
+class Pixels:
+    """No buffer, but tobytes()."""
+
+    def tobytes(self) -> bytes:
+        return b"pixels"
+
+
+class Label:
+    """Neither, but encode()."""
+
+    def encode(self) -> bytes:
+        return b"label"
+
+
+def mapped() -> mmap.mmap:
+    memory = mmap.mmap(-1, 4096)
+    memory[:5] = b"mmap!"
+    return memory
+
+
+AS_BYTES: dict[str, tuple[Any, bytes]] = {
+    "bytes": (b"abc", b"abc"),
+    "bytearray": (bytearray(b"abc"), b"abc"),
+    "memoryview": (memoryview(b"abc")[1:], b"bc"),
+    "PickleBuffer": (pickle.PickleBuffer(b"abc"), b"abc"),
+    "array.array": (array.array("d", [1.5, 2.5]), np.array([1.5, 2.5]).tobytes()),
+    "mmap": (mapped(), b"mmap!" + bytes(4091)),
+    "0-d": (np.array(7, ">i8"), np.array(7, ">i8").tobytes()),
+    "no bytes": (np.zeros((0, 3)), b""),
+    "C order": (CUBE, CUBE.tobytes()),
+    "F order, as it lies": (np.asfortranarray(CUBE), CUBE.T.tobytes()),
+    "every second": (CUBE[:, ::2], CUBE[:, ::2].tobytes()),
+    "reversed": (CUBE[::-1], CUBE[::-1].tobytes()),
+    "reversed inside": (CUBE[..., ::-1], CUBE[..., ::-1].tobytes()),
+    "permuted": (CUBE.transpose(1, 0, 2), CUBE.transpose(1, 0, 2).tobytes()),
+    "transposed part": (CUBE.T[1:, ::3], CUBE.T[1:, ::3].tobytes()),
+    "broadcast": (np.broadcast_to(CUBE[0, 0], (3, 5, 13)), CUBE[0, 0].tobytes() * 15),
+    "strided memoryview": (memoryview(b"abcdef")[::-2], b"fdb"),
+    "large strided": (LARGE[:, :-1], LARGE[:, :-1].tobytes()),
+    "datetime64": (CUBE.astype("M8[s]"), CUBE.astype("M8[s]").tobytes()),
+    "strided datetime64": (CUBE.astype("M8[s]")[::2], CUBE.astype("M8[s]")[::2].tobytes()),
+    "bfloat16": (
+        CUBE.astype(ml_dtypes.bfloat16),
+        CUBE.astype(ml_dtypes.bfloat16).tobytes(),
+    ),
+    "datetime64 scalar": (np.datetime64(5, "s"), np.array(5, "i8").tobytes()),
+    "tobytes": (Pixels(), b"pixels"),
+}
+
+
+@pytest.mark.parametrize("name", AS_BYTES)
+def test_what_write_takes(target: Any, name: str) -> None:
+    value, expected = AS_BYTES[name]
+    with s3dlio_np.open(target.uri("x"), "wb", part_size=PART, max_concurrency=2) as stream:
+        assert stream.write(b"<") == 1
+        assert stream.write(value) == len(expected)
+        assert stream.tell() == 1 + len(expected)
+        stream.write(b">")
+    assert target.read("x") == b"<" + expected + b">"
+
+
+def test_put_and_output_streams_take_the_same(target: Any) -> None:
+    for value, expected in AS_BYTES.values():
+        assert s3dlio_np.put(target.uri("put"), value)["size"] == len(expected)
+        assert target.read("put") == expected
+        with s3dlio_np.open_stream(target.uri("stream")) as stream:
+            assert stream.write_bytes(value) == len(expected)
+        assert target.read("stream") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("grün", "grün".encode()), (np.str_("grün"), "grün".encode()), (Label(), b"label")],
+    ids=["str", "numpy.str_", "encode"],
+)
+def test_text_is_for_output_streams_only(target: Any, value: Any, expected: bytes) -> None:
+    """np.savetxt writes str first and bytes after the TypeError: nothing may have been taken."""
+    for opened in (
+        s3dlio_np.open_stream(target.uri("x")),
+        s3dlio_np.S3OutputStream(target.uri("x")),
+        s3dlio_np.PyObjectStream(target.uri("x")),
+    ):
+        with opened as stream:
+            assert stream.write(value) == len(expected)
+            assert stream.write_bytes(value) == len(expected)
+        assert target.read("x") == expected * 2
+    with s3dlio_np.open(target.uri("plain"), "wb") as plain:
+        with pytest.raises(TypeError, match="bytes-like"):
+            plain.write(value)
+        assert plain.tell() == 0
+    assert target.read("plain") == b""
+
+
+class Liar:
+    def tobytes(self) -> str:
+        return "text"
+
+
+class Broken:
+    def tobytes(self) -> bytes:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("value", [3, None, [1], object(), Liar(), np.array([None])])
+def test_nothing_else(target: Any, value: Any) -> None:
+    with s3dlio_np.open_stream(target.uri("x")) as stream:
+        with pytest.raises(TypeError):
+            stream.write(value)
+        with pytest.raises(ZeroDivisionError):
+            stream.write(Broken())
+        stream.write(b"good")
+    assert target.read("x") == b"good"
+
+
+def test_strided_memory_is_never_held_whole(target: Any) -> None:
+    """A failure in the middle of it poisons the stream as any other."""
+    strided = np.zeros((64, 2 * MIB), np.uint8)[:, ::2]
+    with s3dlio_np.open(target.uri("x"), "wb", part_size=PART, max_concurrency=1) as stream:
+        assert stream.write(strided) == 64 * MIB
+    assert target.read("x") == bytes(64 * MIB)
+
+
+# --- close() ------------------------------------------------------------------------------------
+
+
+def open_streams(uri: str) -> list[Any]:
+    return [
+        s3dlio_np.open(uri, "wb"),
+        s3dlio_np.open_stream(uri),
+        s3dlio_np.S3OutputStream(uri),
+        s3dlio_np.PyObjectStream(uri),
+    ]
+
+
+def test_close_after_with_tells_what_was_written(target: Any) -> None:
+    for opened in open_streams(target.uri("x")):
+        with opened as stream:
+            stream.write(b"12345")
+        told = stream.close()
+        assert told == {
+            "size": 5,
+            "bytes_written": 5,
+            "etag": s3dlio_np.stat(target.uri("x"))["etag"],
+            "uri": target.uri("x"),
+        }
+        assert stream.close() is told
+        assert stream.closed
+        with pytest.raises(ValueError, match="closed"):
+            stream.write(b"1")
+
+
+def test_close_after_an_abort_is_no_success(target: Any) -> None:
+    for opened in open_streams(target.uri("x")):
+        with pytest.raises(ZeroDivisionError):
+            with opened as stream:
+                stream.write(b"12345")
+                raise ZeroDivisionError
+        for _ in range(2):
+            with pytest.raises(s3dlio_np.StorageError, match="nothing was written"):
+                stream.close()
+    assert target.names() == []
