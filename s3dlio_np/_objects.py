@@ -107,15 +107,28 @@ def get_into(
 
 
 def get_bytes_view(
-    uri: Uri, *, concurrent: int | None = None, part_size: int | None = None
+    uri: Uri,
+    *,
+    concurrent: bool | None = None,
+    part_size: int | None = None,
+    max_concurrency: int | None = None,
 ) -> memoryview:
     """Reads a whole object; the result is a read-only view of page memory of its own, no copy.
 
-    concurrent: requests in flight at once; part_size: bytes in each. None: the settings
-    S3DLIO_GET_*. The memory goes back to the system with the last view. Raises what open() raises.
+    concurrent: None: an object below the setting S3DLIO_GET_THRESHOLD by one request, others by
+        parallel ranges. True: ranges in any case. False: one request for the size and one for all
+        the bytes.
+    part_size: bytes in each range; max_concurrency: ranges in flight at once. None: the settings
+        S3DLIO_GET_*.
+
+    The memory goes back to the system with the last view. Raises what open() raises.
     """
     return _native.get_view(
-        uri, writable=False, part_size=part_size, max_concurrency=concurrent
+        uri,
+        writable=False,
+        concurrent=concurrent,
+        part_size=part_size,
+        max_concurrency=max_concurrency,
     )
 
 
@@ -124,39 +137,50 @@ def get_bytes(
     uri: Uri,
     *,
     writable: Literal[False] = False,
-    concurrent: int | None = None,
+    concurrent: bool | None = None,
     part_size: int | None = None,
+    max_concurrency: int | None = None,
 ) -> bytes: ...
 @overload
 def get_bytes(
     uri: Uri,
     *,
     writable: Literal[True],
-    concurrent: int | None = None,
+    concurrent: bool | None = None,
     part_size: int | None = None,
+    max_concurrency: int | None = None,
 ) -> memoryview: ...
 @overload
 def get_bytes(
     uri: Uri,
     *,
     writable: bool,
-    concurrent: int | None = None,
+    concurrent: bool | None = None,
     part_size: int | None = None,
+    max_concurrency: int | None = None,
 ) -> bytes | memoryview: ...
 def get_bytes(
     uri: Uri,
     *,
     writable: bool = False,
-    concurrent: int | None = None,
+    concurrent: bool | None = None,
     part_size: int | None = None,
+    max_concurrency: int | None = None,
 ) -> bytes | memoryview:
     """Reads a whole object into a bytes object's own memory, or into writable memory.
 
-    writable: a writable memoryview over page memory of its own instead of bytes; no copy either
-    way. The rest as for get_bytes_view().
+    writable: a writable memoryview over page memory of its own instead of bytes, without any copy.
+        (Of a bytes object larger than its first request, that request's bytes are copied once.)
+    The rest as for get_bytes_view().
     """
     if writable:
         return _native.get_view(
-            uri, writable=True, part_size=part_size, max_concurrency=concurrent
+            uri,
+            writable=True,
+            concurrent=concurrent,
+            part_size=part_size,
+            max_concurrency=max_concurrency,
         )
-    return _native.get_bytes(uri, part_size=part_size, max_concurrency=concurrent)
+    return _native.get_bytes(
+        uri, concurrent=concurrent, part_size=part_size, max_concurrency=max_concurrency
+    )

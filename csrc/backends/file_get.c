@@ -222,6 +222,10 @@ static enum s3d_code find_range(const struct s3d_request *request, uint64_t size
     }
     move->offset_bytes = request->offset_bytes;
     move->length_bytes = request->length_bytes;
+    if (request->at_most && move->offset_bytes <= size_bytes &&
+        move->length_bytes > size_bytes - move->offset_bytes) {
+        move->length_bytes = size_bytes - move->offset_bytes;
+    }
     if (move->offset_bytes > size_bytes ||
         move->length_bytes > size_bytes - move->offset_bytes) {
         return s3d_fail(error, S3D_RANGE,
@@ -274,6 +278,9 @@ enum s3d_code s3d_file_get(struct s3d_request *request, struct s3d_error *error)
     }
     memcpy(etag, request->result.object.etag, sizeof etag);
     request->result.first_byte = move.offset_bytes;
+    if (request->begins && move.length_bytes && (code = request->begins(request, error))) {
+        goto done;
+    }
     if (move.length_bytes >= SEQUENTIAL_FROM_BYTES) {
         (void)s3d_sys_advise_sequential(move.fd, (off_t)move.offset_bytes,
                                         (off_t)move.length_bytes);

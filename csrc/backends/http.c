@@ -122,8 +122,13 @@ static enum s3d_code judge(struct attempt *attempt)
     curl_easy_getinfo(attempt->easy, CURLINFO_RESPONSE_CODE, &status);
     attempt->answer.status = (int)status;
     attempt->judged = true;
-    return attempt->protocol->accept_body(attempt->request, &attempt->answer, &attempt->place,
-                                          &attempt->failure);
+    struct s3d_request *request = attempt->request;
+    enum s3d_code code = attempt->protocol->accept_body(request, &attempt->answer,
+                                                        &attempt->place, &attempt->failure);
+    if (!code && attempt->place && request->begins) {
+        code = request->begins(request, &attempt->failure);
+    }
+    return code;
 }
 
 static size_t on_receive(char *data, size_t size, size_t count, void *context)

@@ -3,6 +3,13 @@
 
 #include <string.h>
 
+static void take_object(struct s3d_request *request, const struct s3d_http_answer *answer)
+{
+    struct s3d_object *object = &request->result.object;
+    memcpy(object->etag, answer->etag, sizeof object->etag);
+    object->modified_s = answer->modified_s;
+}
+
 static enum s3d_code check_range(struct s3d_request *request, const struct s3d_http_answer *answer,
                                  struct s3d_error *error)
 {
@@ -15,7 +22,12 @@ static enum s3d_code check_range(struct s3d_request *request, const struct s3d_h
         return s3d_fail(error, S3D_PROTOCOL, "a partial answer without a valid Content-Range");
     }
     bool is_asked = answer->range_first == first && answer->range_last - first + 1 == length;
-    if (!is_asked) {
+    bool is_end = request->at_most && answer->range_first == first &&
+                  answer->range_last + 1 == answer->range_total &&
+                  answer->range_last - first + 1 < length;
+    if (is_end) {
+        length = answer->range_last - first + 1;
+    } else if (!is_asked) {
         bool beyond = !request->suffix && answer->range_first == first &&
                       answer->range_last + 1 == answer->range_total &&
                       answer->range_last - first + 1 < length;
@@ -40,8 +52,9 @@ static enum s3d_code check_whole(struct s3d_request *request, const struct s3d_h
                                  struct s3d_error *error)
 {
     bool is_asked = answer->has_length && request->offset_bytes == 0 &&
-                    (request->suffix ? answer->length_bytes <= request->length_bytes
-                                     : answer->length_bytes == request->length_bytes);
+                    (request->suffix || request->at_most
+                         ? answer->length_bytes <= request->length_bytes
+                         : answer->length_bytes == request->length_bytes);
     if (!is_asked) {
         return s3d_fail(error, S3D_PROTOCOL, "the server ignored the range and sent the whole object");
     }
@@ -63,6 +76,7 @@ enum s3d_code s3d_s3_accept_body(struct s3d_request *request,
                         "the object was replaced while it was read: ETag %s, now %s",
                         request->if_match, answer->etag);
     }
+    take_object(request, answer);
     return answer->status == 206 ? check_range(request, answer, error)
                                  : check_whole(request, answer, error);
 }
@@ -149,17 +163,10 @@ static enum s3d_code fail_by_answer(const struct s3d_request *request,
     return code;
 }
 
-static void take_object(struct s3d_request *request, const struct s3d_http_answer *answer)
-{
-    struct s3d_object *object = &request->result.object;
-    memcpy(object->etag, answer->etag, sizeof object->etag);
-    object->modified_s = answer->modified_s;
-}
-
 static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_http_answer *answer,
                                 struct s3d_error *error)
 {
-    if (answer->status == 416 && request->suffix && answer->range_unsatisfied &&
+    if (answer->status == 416 && (request->suffix || request->at_most) && answer->range_unsatisfied &&
         answer->range_total == 0) {
         return S3D_OK; /* the last bytes of an empty object: there are none */
     }

@@ -206,25 +206,29 @@ int bind_pages_init(PyObject *module, struct bind_state *state)
     return state->pages_type ? 0 : -1;
 }
 
-PyObject *bind_pages_new(const struct bind_state *state, size_t bytes, void **data)
+PyObject *bind_pages_adopt(const struct bind_state *state, void **memory, size_t bytes)
 {
-    if (bytes > PY_SSIZE_T_MAX) {
-        return PyErr_NoMemory();
-    }
     struct pages_object *self =
         (struct pages_object *)state->pages_type->tp_alloc(state->pages_type, 0);
-    if (!self) {
-        return NULL;
+    if (self) {
+        self->writable = true;
+        self->data = *memory;
+        self->bytes = bytes;
+        *memory = NULL;
     }
-    self->writable = true;
-    self->data = s3d_pages_alloc(bytes);
-    if (!self->data) {
-        Py_DECREF(self);
+    return (PyObject *)self;
+}
+
+PyObject *bind_pages_new(const struct bind_state *state, size_t bytes, void **data)
+{
+    void *memory = bytes > PY_SSIZE_T_MAX ? NULL : s3d_pages_alloc(bytes);
+    if (!memory) {
         return PyErr_NoMemory();
     }
-    self->bytes = bytes;
-    *data = self->data;
-    return (PyObject *)self;
+    *data = memory;
+    PyObject *pages = bind_pages_adopt(state, &memory, bytes);
+    s3d_pages_free(memory, bytes); /* only where it was not taken over */
+    return pages;
 }
 
 PyObject *bind_pages_view(PyObject *pages, bool writable)

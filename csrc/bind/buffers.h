@@ -24,6 +24,8 @@ int bind_pages_init(PyObject *module, struct bind_state *state);
 /* A Pages object over `bytes` of fresh page memory, which it owns; *data is where. Writable
  * until bind_pages_view. */
 PyObject *bind_pages_new(const struct bind_state *state, size_t bytes, void **data);
+/* The same over *memory from s3d_pages_alloc, which it takes over and sets to NULL. */
+PyObject *bind_pages_adopt(const struct bind_state *state, void **memory, size_t bytes);
 /* A memoryview of it (stealing the reference), which nobody can write through unless
  * `writable`. */
 PyObject *bind_pages_view(PyObject *pages, bool writable);

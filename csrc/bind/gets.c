@@ -5,7 +5,10 @@
 #include "bind/request.h"
 #include "bind/wait.h"
 #include "core/get.h"
-#include "core/reader.h"
+#include "core/mem.h"
+#include "core/whole.h"
+
+#include <string.h>
 
 /* --- a range into memory ------------------------------------------------------------------ */
 
@@ -181,150 +184,276 @@ PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords)
 
 /* --- a whole object into new memory ------------------------------------------------------- */
 
-/*
- * The object's tail tells its size and version, and is all of a small object, in one request.
- * The rest of a large one then goes by parallel ranges, of that version, into the memory made
- * for it.
- */
-struct whole {
-    struct s3d_reader *reader;
-    struct s3d_object object;
-    /* of the copy out of the tail */
-    void *data;
-    size_t got;
+enum {
+    HEAD_BYTES = 1024 * 1024,         /* of an object that is to be read in ranges in any case */
+    HEAD_MAX_BYTES = 1024 * 1024 * 1024, /* memory for more than this is not taken on suspicion */
+    SMALL_BYTES = 64 * 1024,          /* not worth a large block of memory */
 };
 
-static enum s3d_code step_open(void *context, int64_t timeout_ms, struct s3d_error *error)
-{
-    return s3d_reader_wait_open(((struct whole *)context)->reader, timeout_ms, error);
-}
+/* Where the bytes go. Pages get their memory when the size is known, on an I/O thread; a bytes
+ * object cannot be made there, so one as large as the head is made before. */
+struct whole {
+    const struct bind_state *state;
+    const struct bind_target *target;
+    struct bind_transfer transfer;
+    uint64_t head_bytes;
+    bool pages;
+    struct s3d_whole *get;
+    uint64_t size;
+    PyObject *landing; /* bytes of head_bytes */
+    void *page_memory; /* the object's size, until a Pages object owns it */
+};
 
-static enum s3d_code step_tail(void *context, int64_t timeout_ms, struct s3d_error *error)
+enum concurrent { CONCURRENT_AUTO, CONCURRENT_NO, CONCURRENT_YES };
+
+static char *place_in_pages(void *context, uint64_t size)
 {
     struct whole *whole = context;
-    return s3d_reader_read(whole->reader, 0, whole->data, (size_t)whole->object.size_bytes,
-                           &whole->got, timeout_ms, error);
+    if (size > PY_SSIZE_T_MAX) {
+        return NULL;
+    }
+    whole->size = size;
+    whole->page_memory = s3d_pages_alloc((size_t)size);
+    return whole->page_memory;
 }
 
-static int whole_open(struct whole *whole, const struct bind_state *state,
-                      const struct bind_target *target, const struct bind_transfer *transfer)
+static char *place_in_landing(void *context, uint64_t Py_UNUSED(size))
+{
+    return PyBytes_AS_STRING(((struct whole *)context)->landing);
+}
+
+static enum s3d_code step_size(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct whole *whole = context;
+    return s3d_whole_wait_size(whole->get, &whole->size, timeout_ms, error);
+}
+
+static enum s3d_code step_whole(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    return s3d_whole_wait(((struct whole *)context)->get, timeout_ms, error);
+}
+
+/* Raises what a step has returned. 0 or -1. */
+static int judge(const struct whole *whole, enum s3d_code code, const struct s3d_error *error)
+{
+    if (code && code != S3D_AGAIN) {
+        bind_raise(whole->state, error, bind_target_text(whole->target));
+    }
+    return code ? -1 : 0;
+}
+
+/* Sends for the head and waits for the size. */
+static int begin_whole(struct whole *whole)
 {
     struct s3d_error error;
     enum s3d_code code;
-    struct s3d_reader_plan plan = {.key = target->uri.key,
-                                   .part_bytes = transfer->part_bytes,
-                                   .part_max_bytes = transfer->part_max_bytes,
-                                   .concurrency = transfer->concurrency};
-    *whole = (struct whole){0};
+    struct s3d_whole_plan plan = {
+        .key = whole->target->uri.key,
+        .head_bytes = whole->head_bytes,
+        .part_bytes = whole->transfer.part_bytes,
+        .concurrency = whole->transfer.concurrency,
+        .place = whole->pages ? place_in_pages : place_in_landing,
+        .context = whole,
+    };
+    if (!whole->pages && !(whole->landing = PyBytes_FromStringAndSize(
+                               NULL, (Py_ssize_t)whole->head_bytes))) {
+        return -1;
+    }
     Py_BEGIN_ALLOW_THREADS
-    code = s3d_reader_new(&whole->reader, target->store, &plan, &error);
+    code = s3d_whole_new(&whole->get, whole->target->store, &plan, &error);
     Py_END_ALLOW_THREADS
     if (code) {
-        whole->reader = NULL;
+        whole->get = NULL;
     } else {
-        code = bind_wait(step_open, whole, &error);
+        code = bind_wait(step_size, whole, &error);
+    }
+    if (!code && whole->size > PY_SSIZE_T_MAX) {
+        code = s3d_fail(&error, S3D_NO_MEMORY, "the object has %llu bytes",
+                        (unsigned long long)whole->size);
+    }
+    return judge(whole, code, &error);
+}
+
+/* The rest, after the head, into `rest`; then waits for both. */
+static int finish_whole(struct whole *whole, char *rest)
+{
+    struct s3d_error error;
+    enum s3d_code code = S3D_OK;
+    if (rest) {
+        Py_BEGIN_ALLOW_THREADS
+        code = s3d_whole_fetch_rest(whole->get, rest, &error);
+        Py_END_ALLOW_THREADS
     }
     if (!code) {
-        whole->object = *s3d_reader_object(whole->reader);
-        if (whole->object.size_bytes > PY_SSIZE_T_MAX) {
-            code = s3d_fail(&error, S3D_NO_MEMORY, "the object has %llu bytes",
-                            (unsigned long long)whole->object.size_bytes);
-        }
+        code = bind_wait(step_whole, whole, &error);
     }
-    if (code && code != S3D_AGAIN) {
-        bind_raise(state, &error, bind_target_text(target));
+    return judge(whole, code, &error);
+}
+
+static PyObject *whole_as_pages(struct whole *whole)
+{
+    char *memory = whole->page_memory;
+    bool more = whole->size > whole->head_bytes;
+    if (finish_whole(whole, more ? memory + whole->head_bytes : NULL)) {
+        return NULL;
     }
-    return code ? -1 : 0;
+    void *none;
+    return whole->size
+               ? bind_pages_adopt(whole->state, &whole->page_memory, (size_t)whole->size)
+               : bind_pages_new(whole->state, 0, &none);
+}
+
+/* An object that is larger than its head: the rest goes to its place, the head is copied there. */
+static PyObject *large_bytes(struct whole *whole)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)whole->size);
+    char *data = bytes ? PyBytes_AS_STRING(bytes) : NULL;
+    if (!bytes || finish_whole(whole, data + whole->head_bytes)) {
+        Py_XDECREF(bytes);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(data, PyBytes_AS_STRING(whole->landing), (size_t)whole->head_bytes);
+    Py_END_ALLOW_THREADS
+    return bytes;
+}
+
+static PyObject *whole_as_bytes(struct whole *whole)
+{
+    if (whole->size > whole->head_bytes) {
+        return large_bytes(whole);
+    }
+    if (finish_whole(whole, NULL)) {
+        return NULL;
+    }
+    PyObject *bytes = whole->landing;
+    if (whole->size <= SMALL_BYTES) {
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(bytes), (Py_ssize_t)whole->size);
+    }
+    whole->landing = NULL;
+    _PyBytes_Resize(&bytes, (Py_ssize_t)whole->size); /* cut off: nothing moves */
+    return bytes;
 }
 
 static void whole_fini(struct whole *whole)
 {
-    struct s3d_reader *reader = whole->reader;
     Py_BEGIN_ALLOW_THREADS
-    s3d_reader_free(reader);
+    s3d_whole_free(whole->get); /* joins: afterwards nothing places, nor writes */
+    s3d_pages_free(whole->page_memory, (size_t)whole->size);
     Py_END_ALLOW_THREADS
+    Py_CLEAR(whole->landing);
 }
 
-static int whole_fill(struct whole *whole, const struct bind_state *state,
-                      const struct bind_target *target, const struct bind_transfer *transfer,
-                      void *data)
+/* By one request for the size and one for all the bytes. */
+static PyObject *get_sized(const struct whole *whole)
 {
-    uint64_t size = whole->object.size_bytes;
-    struct s3d_error error;
-    if (!size) {
-        return 0;
-    }
-    if (s3d_reader_buffered(whole->reader, 0) < size) {
-        struct source source = {target, transfer, whole->object.etag,
-                                s3d_reader_latency_us(whole->reader)};
-        return run_get(state, &source, data, 0, size);
-    }
-    whole->data = data;
-    enum s3d_code code = bind_wait(step_tail, whole, &error);
-    if (code && code != S3D_AGAIN) {
-        bind_raise(state, &error, bind_target_text(target));
-    }
-    return code ? -1 : 0;
-}
-
-/* Memory for `bytes` and the Python object that owns it. */
-typedef PyObject *new_memory(const struct bind_state *state, size_t bytes, void **data);
-
-static PyObject *new_bytes(const struct bind_state *Py_UNUSED(state), size_t bytes, void **data)
-{
-    PyObject *object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
-    if (object) {
-        *data = PyBytes_AS_STRING(object);
-    }
-    return object;
-}
-
-static PyObject *get_whole(const struct bind_state *state, PyObject *uri, PyObject *part_size,
-                           PyObject *max_concurrency, new_memory *allocate)
-{
-    struct bind_target target;
-    struct bind_transfer transfer;
-    struct whole whole = {0};
-    PyObject *memory = NULL;
+    struct bind_transfer single = whole->transfer;
+    struct into_arguments all = {.length = Py_None};
+    struct s3d_object object = {0};
+    uint64_t size;
     void *data = NULL;
-    if (bind_target_open(&target, state, uri, true)) {
+    if (wanted_bytes(whole->state, whole->target, &all, &size, &object)) {
         return NULL;
     }
-    if (!bind_transfer_load(&transfer, state, bind_target_text(&target), BIND_READ, part_size,
-                            max_concurrency) &&
-        !whole_open(&whole, state, &target, &transfer)) {
-        memory = allocate(state, (size_t)whole.object.size_bytes, &data);
-        if (memory && whole_fill(&whole, state, &target, &transfer, data)) {
-            Py_CLEAR(memory);
-        }
+    if (size > PY_SSIZE_T_MAX) {
+        return PyErr_NoMemory();
     }
-    whole_fini(&whole);
+    PyObject *memory = whole->pages ? bind_pages_new(whole->state, (size_t)size, &data)
+                                    : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (memory && !whole->pages) {
+        data = PyBytes_AS_STRING(memory);
+    }
+    single.threshold_bytes = UINT64_MAX;
+    struct source source = {whole->target, &single, object.etag, 0};
+    if (memory && run_get(whole->state, &source, data, 0, size)) {
+        Py_CLEAR(memory);
+    }
+    return memory;
+}
+
+static PyObject *get_unsized(struct whole *whole)
+{
+    PyObject *memory = NULL;
+    if (!begin_whole(whole)) {
+        memory = whole->pages ? whole_as_pages(whole) : whole_as_bytes(whole);
+    }
+    whole_fini(whole);
+    return memory;
+}
+
+/* What the first request asks for; 0: all there is, after a request for the size. */
+static uint64_t head_bytes(const struct bind_transfer *transfer, enum concurrent concurrent)
+{
+    uint64_t part = transfer->part_bytes < HEAD_BYTES ? transfer->part_bytes : HEAD_BYTES;
+    uint64_t threshold = transfer->threshold_bytes;
+    if (concurrent == CONCURRENT_NO || threshold > HEAD_MAX_BYTES) {
+        return concurrent == CONCURRENT_YES ? part : 0;
+    }
+    return concurrent == CONCURRENT_YES || threshold <= part ? part : threshold - 1;
+}
+
+static int parse_concurrent(PyObject *argument, enum concurrent *concurrent)
+{
+    *concurrent = CONCURRENT_AUTO;
+    if (argument == Py_True || argument == Py_False) {
+        *concurrent = argument == Py_True ? CONCURRENT_YES : CONCURRENT_NO;
+    } else if (argument && argument != Py_None) {
+        PyErr_Format(PyExc_TypeError,
+                     "concurrent must be None, True or False, not %R: the number of requests in "
+                     "flight is max_concurrency",
+                     argument);
+        return -1;
+    }
+    return 0;
+}
+
+struct whole_arguments {
+    PyObject *uri, *concurrent, *part_size, *max_concurrency;
+};
+
+static PyObject *get_whole(const struct bind_state *state, const struct whole_arguments *a,
+                           bool pages)
+{
+    struct bind_target target;
+    struct whole whole = {.state = state, .target = &target, .pages = pages};
+    enum concurrent concurrent;
+    PyObject *memory = NULL;
+    if (parse_concurrent(a->concurrent, &concurrent) ||
+        bind_target_open(&target, state, a->uri, true)) {
+        return NULL;
+    }
+    if (!bind_transfer_load(&whole.transfer, state, bind_target_text(&target), BIND_READ,
+                            a->part_size, a->max_concurrency)) {
+        whole.head_bytes = head_bytes(&whole.transfer, concurrent);
+        memory = whole.head_bytes ? get_unsized(&whole) : get_sized(&whole);
+    }
     bind_target_fini(&target);
     return memory;
 }
 
 PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri", "part_size", "max_concurrency", NULL};
-    PyObject *uri, *part_size = NULL, *max_concurrency = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OO:get_bytes", BIND_NAMES(names), &uri,
-                                     &part_size, &max_concurrency)) {
+    static const char *const names[] = {"uri", "concurrent", "part_size", "max_concurrency",
+                                        NULL};
+    struct whole_arguments a = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OOO:get_bytes", BIND_NAMES(names),
+                                     &a.uri, &a.concurrent, &a.part_size, &a.max_concurrency)) {
         return NULL;
     }
-    return get_whole(PyModule_GetState(module), uri, part_size, max_concurrency, new_bytes);
+    return get_whole(PyModule_GetState(module), &a, false);
 }
 
 PyObject *bind_get_view(PyObject *module, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri", "writable", "part_size", "max_concurrency",
-                                        NULL};
-    PyObject *uri, *part_size = NULL, *max_concurrency = NULL;
+    static const char *const names[] = {"uri",       "writable",        "concurrent",
+                                        "part_size", "max_concurrency", NULL};
+    struct whole_arguments a = {NULL};
     int writable = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$pOO:get_view", BIND_NAMES(names), &uri,
-                                     &writable, &part_size, &max_concurrency)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$pOOO:get_view", BIND_NAMES(names),
+                                     &a.uri, &writable, &a.concurrent, &a.part_size,
+                                     &a.max_concurrency)) {
         return NULL;
     }
-    PyObject *pages =
-        get_whole(PyModule_GetState(module), uri, part_size, max_concurrency, bind_pages_new);
+    PyObject *pages = get_whole(PyModule_GetState(module), &a, true);
     return pages ? bind_pages_view(pages, writable != 0) : NULL;
 }

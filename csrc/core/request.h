@@ -102,6 +102,7 @@ struct s3d_request {
     uint64_t offset_bytes;            /* GET: first byte. UPLOAD_PART: where the part begins */
     uint64_t length_bytes;            /* GET: bytes wanted. Others: the sum of the spans */
     bool suffix;                      /* GET: the last length_bytes, or less; needs one span */
+    bool at_most;                     /* GET: fewer than length_bytes are fine, at the end */
     const char *if_match;             /* GET: an ETag; a differing object is S3D_CHANGED */
     struct s3d_span *spans;           /* GET: receive here. PUT, UPLOAD_PART: send these */
     size_t span_count;
@@ -113,6 +114,9 @@ struct s3d_request {
     size_t part_count;
     const char *list_token;           /* LIST: result.next_token of the page before, or NULL */
     const struct s3d_list_sink *list; /* LIST */
+    /* GET, nullable: on the I/O thread, in each attempt, when result.object is known and bytes follow.
+     * May set the spans. Anything but OK ends the attempt. */
+    enum s3d_code (*begins)(struct s3d_request *request, struct s3d_error *error);
     void (*done)(struct s3d_request *request);
     void *owner;                      /* the submitter's */
 

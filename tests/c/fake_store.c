@@ -191,8 +191,18 @@ static enum s3d_code get_locked(struct fake_store *fake, struct s3d_request *req
         if (!size && fake->empty_is_range) {
             return s3d_fail(&request->last, S3D_RANGE, "nothing to send");
         }
+    } else if (request->at_most && first == 0 && length >= size) {
+        length = size;
+        if (!size && fake->empty_is_range) {
+            return s3d_fail(&request->last, S3D_RANGE, "nothing to send");
+        }
     } else if (first > size || length > size - first) {
         return s3d_fail(&request->last, S3D_RANGE, "the object ends at %zu", size);
+    }
+    enum s3d_code code_begins =
+        request->begins && length ? request->begins(request, &request->last) : S3D_OK;
+    if (code_begins) {
+        return code_begins;
     }
     length -= missing < length ? missing : length;
     scatter(request, object->bytes.data + first, (size_t)length);

@@ -67,7 +67,7 @@ def read_into(uri: str) -> bytes:
 
 
 def read_bytes(uri: str) -> bytes:
-    return s3dlio_np.get_bytes(uri, part_size=1 << 20, concurrent=3)
+    return s3dlio_np.get_bytes(uri, part_size=1 << 20, max_concurrency=3)
 
 
 READERS = [read_stream, read_small_pieces, read_into, read_bytes]

@@ -525,7 +525,7 @@ def test_transient_failures_are_tried_again(s3_own: Any) -> None:
     with s3dlio_np.open(s3_own.uri("new"), "wb", part_size=PART) as stream:
         stream.write(DATA)
     faults += [s3_own.server.add_fault(op="GetObject", kind="truncate", bytes=1000, skip=1)]
-    assert s3dlio_np.get_bytes(s3_own.uri("new")) == DATA
+    assert s3dlio_np.get_bytes(s3_own.uri("new"), concurrent=True) == DATA
     assert [fault.hits() for fault in faults] == [1, 1, 1]
 
 
@@ -893,7 +893,7 @@ def test_get_whole(target: Any, size: int, threshold: int) -> None:
     target.write("data", DATA[:size])
     s3dlio_np.configure(get_threshold_bytes=threshold)
     try:
-        data = s3dlio_np.get_bytes(target.uri("data"), part_size=65536, concurrent=5)
+        data = s3dlio_np.get_bytes(target.uri("data"), part_size=65536, max_concurrency=5)
         view = s3dlio_np.get_bytes_view(target.uri("data"), part_size=65536)
         writable = s3dlio_np.get_bytes(target.uri("data"), writable=True)
     finally:

@@ -28,7 +28,7 @@ PROLOGUE = """
         with s3dlio_np.open(uri, "wb", part_size=5 << 20, max_concurrency=2) as stream:
             stream.write(data)
     def load(uri):
-        return s3dlio_np.get_bytes(uri, part_size=1 << 20, concurrent=4)
+        return s3dlio_np.get_bytes(uri, part_size=1 << 20, max_concurrency=4)
     def in_child(work):
         pid = os.fork()
         if pid == 0:

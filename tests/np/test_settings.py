@@ -254,7 +254,7 @@ ENGINE = """
     s3dlio_np.configure(get_threshold_bytes=0)
     with s3dlio_np.open(uri, "wb", part_size=5 << 20, max_concurrency=16) as stream:
         stream.write(bytes(60 << 20))
-    assert s3dlio_np.get_bytes(uri, part_size=1 << 20, concurrent=32) == bytes(60 << 20)
+    assert s3dlio_np.get_bytes(uri, part_size=1 << 20, max_concurrency=32) == bytes(60 << 20)
     names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
     print(names.count("s3dlio-io\\n"), s3dlio_np.stats()["memory_limit_bytes"])
 """

@@ -183,3 +183,141 @@ def test_close_after_an_abort_is_no_success(target: Any) -> None:
             with pytest.raises(s3dlio_np.StorageError, match="nothing was written"):
                 stream.close()
     assert target.names() == []
+
+
+# --- whole objects: how many requests -----------------------------------------------------------
+
+
+@pytest.fixture
+def threshold() -> Any:
+    s3dlio_np.configure(get_threshold_bytes=4 * MIB)
+    yield 4 * MIB
+    s3dlio_np.configure(get_threshold_bytes=None)
+
+
+GETS: dict[str, Any] = {
+    "get_bytes": s3dlio_np.get_bytes,
+    "get_bytes writable": lambda uri, **how: s3dlio_np.get_bytes(uri, writable=True, **how),
+    "get_bytes_view": s3dlio_np.get_bytes_view,
+}
+
+
+def ranges(size: int, head: int, part: int) -> int:
+    return 1 + max(0, -(-(size - head) // part))
+
+
+# size, concurrent -> GETs, HEADs; the threshold is 4 MiB, a part 2 MiB
+COUNTS: list[tuple[int, bool | None, int, int]] = [
+    (0, None, 1, 0),
+    (10, None, 1, 0),
+    (300_000, None, 1, 0),
+    (4 * MIB - 1, None, 1, 0),
+    (4 * MIB, None, 2, 0),
+    (12 * MIB + 5, None, ranges(12 * MIB + 5, 4 * MIB - 1, 2 * MIB), 0),
+    (0, True, 1, 0),
+    (10, True, 1, 0),
+    (MIB, True, 1, 0),
+    (3 * MIB, True, 3, 0),
+    (12 * MIB + 5, True, ranges(12 * MIB + 5, MIB, 2 * MIB), 0),
+    (0, False, 0, 1),
+    (10, False, 1, 1),
+    (12 * MIB + 5, False, 1, 1),
+]
+
+
+@pytest.mark.parametrize("use", GETS)
+@pytest.mark.parametrize(("size", "concurrent", "gets", "heads"), COUNTS)
+def test_requests_for_a_whole_object(
+    s3_own: Any, threshold: int, use: str, size: int, concurrent: Any, gets: int, heads: int
+) -> None:
+    data = LARGE.tobytes() + bytes(4 * MIB)
+    s3_own.put("x", data[:size])
+    s3_own.server.reset()
+    got = GETS[use](
+        s3_own.uri("x"), concurrent=concurrent, part_size=2 * MIB, max_concurrency=2
+    )
+    counters = s3_own.server.counters()
+    assert len(got) == size
+    assert got == data[:size]
+    requests = {name: n for name, n in counters["requests"].items() if n}
+    expected = {"GetObject": gets, "HeadObject": heads}
+    assert requests == {name: n for name, n in expected.items() if n}
+    assert counters["bytes_out"] < size + 4096 * (gets + heads)  # no byte comes twice
+    assert counters["max_requests"] <= 3
+
+
+@pytest.mark.parametrize("use", GETS)
+@pytest.mark.parametrize("concurrent", [None, True, False])
+def test_the_same_bytes_each_way(target: Any, threshold: int, use: str, concurrent: Any) -> None:
+    data = LARGE.tobytes()
+    for size in (0, 1, 65536, 65537, MIB, MIB + 1, 4 * MIB - 1, 4 * MIB, len(data)):
+        target.write("x", data[:size])
+        got = GETS[use](target.uri("x"), concurrent=concurrent)
+        assert got == data[:size]
+        assert len(memoryview(got)) == size
+        if "writable" in use and size:
+            got[0] ^= 255
+        elif "view" in use:
+            assert got.readonly
+
+
+@pytest.mark.parametrize("use", GETS)
+def test_a_number_is_no_answer_to_concurrent(target: Any, use: str) -> None:
+    target.write("x", b"1")
+    for wrong in (5, 1, 0, "yes"):
+        with pytest.raises(TypeError, match="max_concurrency"):
+            GETS[use](target.uri("x"), concurrent=wrong)
+
+
+@pytest.mark.parametrize("use", GETS)
+@pytest.mark.parametrize("op", ["GetObject", "HeadObject"])
+def test_a_failing_request_for_a_whole_object(
+    s3_own: Any, threshold: int, use: str, op: str
+) -> None:
+    s3_own.put("x", LARGE.tobytes())
+    concurrent = None if op == "GetObject" else False
+    once = s3_own.server.add_fault(op=op, kind="status", status=500)
+    assert GETS[use](s3_own.uri("x"), concurrent=concurrent) == LARGE.tobytes()
+    assert once.hits() == 1
+    always = s3_own.server.add_fault(op=op, kind="status", status=403, code="AccessDenied")
+    with pytest.raises(PermissionError):
+        GETS[use](s3_own.uri("x"), concurrent=concurrent)
+    assert always.hits() == 1
+
+
+@pytest.mark.parametrize("use", GETS)
+@pytest.mark.parametrize("kind", ["reset_after", "truncate"])
+@pytest.mark.parametrize("size", [300_000, 3 * 4 * MIB - 5])
+def test_a_first_request_cut_in_its_body(
+    s3_own: Any, threshold: int, use: str, kind: str, size: int
+) -> None:
+    """Its second attempt finds the memory in place, and the rest on its way."""
+    data = LARGE.tobytes()[:size]
+    s3_own.put("x", data)
+    fault = s3_own.server.add_fault(op="GetObject", kind=kind, bytes=100_000, range_from=0)
+    assert GETS[use](s3_own.uri("x")) == data
+    assert fault.hits() == 1
+
+
+@pytest.mark.parametrize("use", GETS)
+@pytest.mark.parametrize("skip", [0, 1])
+def test_another_version_after_the_first_headers(
+    s3_own: Any, threshold: int, use: str, skip: int
+) -> None:
+    """Between head and rest, and between two attempts at the head."""
+    s3_own.put("x", LARGE.tobytes())
+    cut = s3_own.server.add_fault(op="GetObject", kind="reset_after", bytes=100_000, range_from=0)
+    fault = s3_own.server.add_fault(op="GetObject", kind="etag_change", skip=skip, count=-1)
+    with pytest.raises(s3dlio_np.ObjectChangedError):
+        GETS[use](s3_own.uri("x"))
+    assert (cut.hits(), fault.hits() >= 1) == (1, True)
+
+
+@pytest.mark.parametrize("use", GETS)
+def test_a_range_that_the_server_ignores(s3_own: Any, threshold: int, use: str) -> None:
+    data = LARGE.tobytes()
+    for size in (10, 3 * MIB):
+        s3_own.put("x", data[:size])
+        fault = s3_own.server.add_fault(op="GetObject", kind="ignore_range")
+        assert GETS[use](s3_own.uri("x")) == data[:size]
+        assert fault.hits() == 1
