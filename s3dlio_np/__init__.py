@@ -32,6 +32,7 @@ from s3dlio_np._objects import (
 )
 from s3dlio_np._open import PyObjectStream, S3OutputStream, WriteResult, open, open_stream
 from s3dlio_np._options import WriterOptions
+from s3dlio_np._pickle import load_pickle, save_pickle
 from s3dlio_np._settings import configure, stats
 from s3dlio_np._version import __version__
 
@@ -57,9 +58,11 @@ __all__ = [
     "get_bytes_view",
     "get_into",
     "list",
+    "load_pickle",
     "open",
     "open_stream",
     "put",
+    "save_pickle",
     "stat",
     "stats",
 ]

@@ -100,6 +100,7 @@ class ObjectWriter(io.BufferedIOBase, BinaryIO):
     @property
     def stored_bytes(self) -> int: ...
 
+def refer(stream: ObjectWriter, data: AnyBuffer | HasToBytes, /) -> int: ...
 def stat(uri: Uri) -> ObjectInfo: ...
 def delete(uri: Uri) -> None: ...
 def list(uri: Uri) -> builtins.list[ObjectInfo]: ...
@@ -115,6 +116,7 @@ def get_into(
 def get_bytes(
     uri: Uri,
     *,
+    concurrent: bool | None = None,
     part_size: SupportsIndex | None = None,
     max_concurrency: SupportsIndex | None = None,
 ) -> bytes: ...
@@ -122,6 +124,7 @@ def get_view(
     uri: Uri,
     *,
     writable: bool = False,
+    concurrent: bool | None = None,
     part_size: SupportsIndex | None = None,
     max_concurrency: SupportsIndex | None = None,
 ) -> memoryview: ...

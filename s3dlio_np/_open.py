@@ -110,10 +110,14 @@ def open(
     if mode[0] == "r":
         if options is not None:
             raise ValueError(f"options are for writing, and the mode is {mode!r}")
-        raw: Any = ObjectReader(uri, part_size=part_size, max_concurrency=max_concurrency)
+        raw: Any = open_reader(uri, part_size, max_concurrency)
     else:
         raw = open_writer(uri, part_size, max_concurrency, options)
     return _wrap_text(raw, encoding, errors, newline) if text else raw
+
+
+def open_reader(uri: Uri, part_size: int | None, max_concurrency: int | None) -> ObjectReader:
+    return ObjectReader(uri, part_size=part_size, max_concurrency=max_concurrency)
 
 
 def open_writer(

@@ -36,9 +36,9 @@ static PyMethodDef methods[] = {
     {"get_into", WITH_KEYWORDS(bind_get_into), METH_VARARGS | METH_KEYWORDS,
      "get_into(uri, buffer, *, offset=0, length=None, part_size=None, max_concurrency=None)"},
     {"get_bytes", WITH_KEYWORDS(bind_get_bytes), METH_VARARGS | METH_KEYWORDS,
-     "get_bytes(uri, *, part_size=None, max_concurrency=None)"},
+     "get_bytes(uri, *, concurrent=None, part_size=None, max_concurrency=None)"},
     {"get_view", WITH_KEYWORDS(bind_get_view), METH_VARARGS | METH_KEYWORDS,
-     "get_view(uri, *, writable=False, part_size=None, max_concurrency=None)"},
+     "get_view(uri, *, writable=False, concurrent=None, part_size=None, max_concurrency=None)"},
     {"configure", WITH_KEYWORDS(bind_configure), METH_VARARGS | METH_KEYWORDS,
      "configure(field, value)"},
     {"stats", bind_stats, METH_NOARGS, "stats()"},
@@ -56,6 +56,10 @@ static PyMethodDef methods[] = {
      "send(stream, storage, offset, size, /)\n--\n\nAppends a part of a CPU storage to an "
      "ObjectWriter. 64 KiB and more are not copied: the storage is kept, and must not be "
      "changed, until they are sent; close() of the stream is the latest moment."},
+    {"refer", bind_refer_buffer, METH_VARARGS,
+     "refer(stream, data, /)\n--\n\nLike stream.write(data) of an ObjectWriter, but 64 KiB and more "
+     "of contiguous memory are not copied: data is kept, and must not be changed, until they are "
+     "sent; close() of the stream is the latest moment."},
     {"_shut_down", shut_down, METH_NOARGS,
      "Aborts open uploads and joins the engine's threads."},
     {NULL, NULL, 0, NULL},

@@ -427,6 +427,31 @@ int bind_writer_refer(PyObject *writer, PyObject *owner, const void *data, size_
     return append(writer, owner, data, length, step_refer);
 }
 
+PyObject *bind_refer_buffer(PyObject *module, PyObject *args)
+{
+    const struct bind_state *state = PyModule_GetState(module);
+    PyObject *writer, *data;
+    Py_buffer view;
+    if (!PyArg_ParseTuple(args, "O!O:refer", state->writer_type, &writer, &data) ||
+        bind_buffer_to_read(data, &view, "refer()", false)) {
+        return NULL;
+    }
+    size_t length = (size_t)view.len;
+    bool as_it_lies = length >= S3D_REFER_MIN_BYTES && PyBuffer_IsContiguous(&view, 'A');
+    PyObject *result = NULL;
+    /* A memoryview holds the buffer itself: nobody can resize what it lies in. */
+    PyObject *owner = as_it_lies && view.obj ? PyMemoryView_FromObject(view.obj) : NULL;
+    if (owner && !bind_writer_refer(writer, owner, view.buf, length)) {
+        result = PyLong_FromSize_t(length);
+    } else if (!owner) {
+        PyErr_Clear(); /* datetime64 has no such view */
+        result = write_object(writer, data, false);
+    }
+    Py_XDECREF(owner);
+    PyBuffer_Release(&view);
+    return result;
+}
+
 int bind_writer_zeros(PyObject *writer, uint64_t length)
 {
     static const char zeros[1024 * 1024]; /* lives as long as any stream */

@@ -9,7 +9,6 @@
 #include <string.h>
 
 enum {
-    REFER_MIN_BYTES = 64 * 1024,    /* shorter pieces are copied: lists of spans stay short */
     SMALL_CHUNK_BYTES = 256 * 1024, /* for what lies between memory referred to */
     ABORT_GRACE_MS = 5000,  /* for a create or complete under way: its outcome matters */
     ABORT_LIMIT_MS = 30000, /* for the request that removes the upload */
@@ -114,7 +113,7 @@ static enum s3d_code take_piece(struct s3d_put *put, enum taking taking, const c
         return s3d_put_send_draft(put, false, deadline_ms, error);
     }
     size_t piece = least(left, part - (size_t)put->draft.bytes);
-    if (taking == TAKE_REFERENCE && length >= REFER_MIN_BYTES) {
+    if (taking == TAKE_REFERENCE && length >= S3D_REFER_MIN_BYTES) {
         code = s3d_draft_refer(&put->draft, data + *written, piece, error);
     } else {
         bool in_place = !put->draft.bytes && left / put->concurrency >= part && left > part;

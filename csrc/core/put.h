@@ -20,6 +20,8 @@
 
 struct s3d_put;
 
+enum { S3D_REFER_MIN_BYTES = 64 * 1024 /* shorter pieces are copied: lists of spans stay short */ };
+
 struct s3d_put_plan {
     const char *key;      /* copied */
     uint64_t part_bytes;  /* the first parts' size; INVALID when the store does not allow it */
