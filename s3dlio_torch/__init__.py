@@ -13,7 +13,7 @@ from s3dlio_np._version import __version__
 from s3dlio_torch._async import async_save
 from s3dlio_torch._partial import TensorInfo, inspect
 from s3dlio_torch._safetensors import load_safetensors, save_safetensors
-from s3dlio_torch._serialization import load, save
+from s3dlio_torch._serialization import load, load_torch_state, save, save_torch_state
 
 __all__ = [
     "TensorInfo",
@@ -22,6 +22,8 @@ __all__ = [
     "inspect",
     "load",
     "load_safetensors",
+    "load_torch_state",
     "save",
     "save_safetensors",
+    "save_torch_state",
 ]

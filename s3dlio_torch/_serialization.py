@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 import s3dlio_np
-from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
+from s3dlio_np import ObjectReader, ObjectWriter, WriteResult, WriterOptions
 from s3dlio_torch._archive import can_save, save_archive, torch_load_over
 from s3dlio_torch._partial import Keys, load_part
 
@@ -47,21 +47,64 @@ def save(
     failed with, and s3dlio_np.open's exceptions.
     """
     how = (pickle_module, pickle_protocol)
-    if not isinstance(f, (str, os.PathLike)):
-        _refuse_for_files(part_size=part_size, max_concurrency=max_concurrency, options=options)
-        with _first_failure(f):
-            torch.save(obj, f, *how, _use_new_zipfile_serialization, _disable_byteorder_record)
+    flags = (_use_new_zipfile_serialization, _disable_byteorder_record)
+    if isinstance(f, (str, os.PathLike)):
+        _save_object(obj, f, how, flags, part_size, max_concurrency, options)
         return
+    _refuse_for_files(part_size=part_size, max_concurrency=max_concurrency, options=options)
+    with _first_failure(f):
+        torch.save(obj, f, *how, *flags)
+
+
+def _save_object(
+    obj: object,
+    uri: str | os.PathLike[str],
+    how: tuple[Any, int],
+    flags: tuple[bool, bool],
+    part_size: int | None,
+    max_concurrency: int | None,
+    options: WriterOptions | None,
+) -> WriteResult:
+    zipped, no_byteorder = flags
     with s3dlio_np.open(
-        f, "wb", part_size=part_size, max_concurrency=max_concurrency, options=options
+        uri, "wb", part_size=part_size, max_concurrency=max_concurrency, options=options
     ) as stream:
         with _first_failure(stream):
-            if _use_new_zipfile_serialization and can_save():
-                save_archive(obj, stream, *how, _disable_byteorder_record)
+            if zipped and can_save():
+                save_archive(obj, stream, *how, no_byteorder)
             else:
-                torch.save(
-                    obj, stream, *how, _use_new_zipfile_serialization, _disable_byteorder_record
-                )
+                torch.save(obj, stream, *how, *flags)
+    return stream.close()
+
+
+def save_torch_state(
+    uri: str | os.PathLike[str], state_dict: object, *, part_size: int | None = None
+) -> WriteResult:
+    """save() with the arguments the other way round, which tells what was written.
+
+    uri: s3://bucket/key, file:///path or a path. state_dict: whatever torch.save takes. part_size:
+    bytes in each of the first parts of the upload.
+
+    Returns {size, bytes_written, etag, uri}. The file is torch.save's; copies, lifetimes and errors
+    as for save().
+    """
+    return _save_object(state_dict, uri, (pickle, 2), (True, False), part_size, None, None)
+
+
+def load_torch_state(
+    uri: str | os.PathLike[str], *, map_location: Any = None, concurrent: bool = True
+) -> Any:
+    """load() of a state dict with weights_only=True, so that no code of the file's runs.
+
+    map_location: torch.load's. concurrent: storages are fetched by parallel requests, as many as
+    S3DLIO_GET_INFLIGHT says; False: one after the other. Copies and errors as for load().
+    """
+    return load(
+        uri,
+        map_location=map_location,
+        weights_only=True,
+        max_concurrency=None if concurrent else 1,
+    )
 
 
 def load(
