@@ -35,6 +35,7 @@ class ObjectReader(io.BufferedIOBase, BinaryIO):
         *,
         part_size: SupportsIndex | None = None,
         max_concurrency: SupportsIndex | None = None,
+        decompress: bool | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...
@@ -44,6 +45,8 @@ class ObjectReader(io.BufferedIOBase, BinaryIO):
     def mode(self) -> str: ...
     @property
     def size(self) -> int: ...
+    @property
+    def compression(self) -> str | None: ...
     @property
     def etag(self) -> str: ...
     @property
@@ -73,6 +76,7 @@ class ObjectWriter(io.BufferedIOBase, BinaryIO):
         if_none_match: bool = False,
         expected_size: SupportsIndex = 0,
         checksum: str | None = None,
+        zstd_level: int = 0,
     ) -> Self: ...
     @property
     def name(self) -> str: ...
@@ -112,6 +116,7 @@ def get_into(
     length: SupportsIndex | None = None,
     part_size: SupportsIndex | None = None,
     max_concurrency: SupportsIndex | None = None,
+    decompress: bool | None = None,
 ) -> int: ...
 def get_bytes(
     uri: Uri,
@@ -119,6 +124,7 @@ def get_bytes(
     concurrent: bool | None = None,
     part_size: SupportsIndex | None = None,
     max_concurrency: SupportsIndex | None = None,
+    decompress: bool | None = None,
 ) -> bytes: ...
 def get_view(
     uri: Uri,
@@ -127,6 +133,7 @@ def get_view(
     concurrent: bool | None = None,
     part_size: SupportsIndex | None = None,
     max_concurrency: SupportsIndex | None = None,
+    decompress: bool | None = None,
 ) -> memoryview: ...
 def configure(field: str, value: str | None) -> None: ...
 def stats() -> dict[str, int]: ...

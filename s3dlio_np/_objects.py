@@ -85,12 +85,14 @@ def get_into(
     length: int | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> int:
     """Reads a range of an object straight into the caller's memory, in parallel requests.
 
     buffer: writable and contiguous, of any dtype; its first bytes are filled. offset: the first byte
     wanted. length: bytes wanted, which the object must have; None: all from offset on (one request
-    more, to learn the size). Returns how many bytes were read.
+    more, to learn the size). decompress: as for open(); of a compressed object offset and length count in
+    its content. Returns how many bytes were read.
 
     Raises ValueError when they do not fit into the buffer, TypeError for read-only memory,
     ObjectChangedError when the object was replaced meanwhile (the buffer then holds anything), else
@@ -103,6 +105,7 @@ def get_into(
         length=length,
         part_size=part_size,
         max_concurrency=max_concurrency,
+        decompress=decompress,
     )
 
 
@@ -112,6 +115,7 @@ def get_bytes_view(
     concurrent: bool | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> memoryview:
     """Reads a whole object; the result is a read-only view of page memory of its own, no copy.
 
@@ -120,6 +124,8 @@ def get_bytes_view(
         the bytes.
     part_size: bytes in each range; max_concurrency: ranges in flight at once. None: the settings
         S3DLIO_GET_*.
+    decompress: as for open(). A compressed object is read in order, whatever concurrent says, with
+        parallel requests ahead of it.
 
     The memory goes back to the system with the last view. Raises what open() raises.
     """
@@ -129,6 +135,7 @@ def get_bytes_view(
         concurrent=concurrent,
         part_size=part_size,
         max_concurrency=max_concurrency,
+        decompress=decompress,
     )
 
 
@@ -140,6 +147,7 @@ def get_bytes(
     concurrent: bool | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> bytes: ...
 @overload
 def get_bytes(
@@ -149,6 +157,7 @@ def get_bytes(
     concurrent: bool | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> memoryview: ...
 @overload
 def get_bytes(
@@ -158,6 +167,7 @@ def get_bytes(
     concurrent: bool | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> bytes | memoryview: ...
 def get_bytes(
     uri: Uri,
@@ -166,6 +176,7 @@ def get_bytes(
     concurrent: bool | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> bytes | memoryview:
     """Reads a whole object into a bytes object's own memory, or into writable memory.
 
@@ -180,7 +191,12 @@ def get_bytes(
             concurrent=concurrent,
             part_size=part_size,
             max_concurrency=max_concurrency,
+            decompress=decompress,
         )
     return _native.get_bytes(
-        uri, concurrent=concurrent, part_size=part_size, max_concurrency=max_concurrency
+        uri,
+        concurrent=concurrent,
+        part_size=part_size,
+        max_concurrency=max_concurrency,
+        decompress=decompress,
     )

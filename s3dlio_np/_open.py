@@ -36,6 +36,7 @@ def open(
     part_size: int | None = None,
     max_concurrency: int | None = None,
     options: WriterOptions | None = None,
+    decompress: bool | None = None,
 ) -> ObjectReader: ...
 @overload
 def open(
@@ -45,6 +46,7 @@ def open(
     part_size: int | None = None,
     max_concurrency: int | None = None,
     options: WriterOptions | None = None,
+    decompress: bool | None = None,
 ) -> ObjectWriter: ...
 @overload
 def open(
@@ -54,6 +56,7 @@ def open(
     part_size: int | None = None,
     max_concurrency: int | None = None,
     options: WriterOptions | None = None,
+    decompress: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,
@@ -66,6 +69,7 @@ def open(
     part_size: int | None = None,
     max_concurrency: int | None = None,
     options: WriterOptions | None = None,
+    decompress: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,
@@ -77,6 +81,7 @@ def open(
     part_size: int | None = None,
     max_concurrency: int | None = None,
     options: WriterOptions | None = None,
+    decompress: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
     newline: str | None = None,
@@ -89,6 +94,9 @@ def open(
         S3DLIO_PUT_PART_SIZE, or, when that is not set either, 8 MiB, and more for a far store.
     max_concurrency: such requests in flight at once; None: S3DLIO_GET_INFLIGHT or ..._PUT_INFLIGHT.
     options: WriterOptions, for writing only; the two arguments above win over its own.
+    decompress: for reading only. None: what the store says is Content-Encoding: zstd is decompressed
+        as it is read, whoever compressed it. True: any object is, local files among them; one that
+        is no zstd stream is an IntegrityError. False: the stored bytes.
     encoding, errors, newline: as for the builtin open(), for text only.
 
     A reader's read() copies the object's bytes once, into the result; readinto() fills the caller's
@@ -97,6 +105,11 @@ def open(
     what has no buffer but tobytes() is taken by that, and str is a TypeError. close() makes the object visible and returns
     {size, bytes_written, etag, uri}; leaving `with` by an exception, abort(), or dropping the writer
     leaves nothing behind.
+
+    A compressed object is read on at no cost. A seek further back than 64 KiB begins anew with a frame,
+    and its size may have to be found by reading it to the end (size, seek from the end), unless it
+    was written here, or by another tool that puts a table of frames at the end. Each frame's
+    checksum is checked; damage, and a stream that was cut off, is an IntegrityError.
 
     Raises FileNotFoundError for a missing object, PermissionError when access is refused or there
     are no credentials, ValueError for a wrong argument, StorageError (which all but ValueError are)
@@ -110,14 +123,23 @@ def open(
     if mode[0] == "r":
         if options is not None:
             raise ValueError(f"options are for writing, and the mode is {mode!r}")
-        raw: Any = open_reader(uri, part_size, max_concurrency)
+        raw: Any = open_reader(uri, part_size, max_concurrency, decompress)
     else:
+        if decompress is not None:
+            raise ValueError(f"decompress is for reading, and the mode is {mode!r}")
         raw = open_writer(uri, part_size, max_concurrency, options)
     return _wrap_text(raw, encoding, errors, newline) if text else raw
 
 
-def open_reader(uri: Uri, part_size: int | None, max_concurrency: int | None) -> ObjectReader:
-    return ObjectReader(uri, part_size=part_size, max_concurrency=max_concurrency)
+def open_reader(
+    uri: Uri,
+    part_size: int | None,
+    max_concurrency: int | None,
+    decompress: bool | None = None,
+) -> ObjectReader:
+    return ObjectReader(
+        uri, part_size=part_size, max_concurrency=max_concurrency, decompress=decompress
+    )
 
 
 def open_writer(

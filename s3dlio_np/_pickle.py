@@ -58,6 +58,7 @@ def load_pickle(
     allow: Iterable[Allowed] | None = None,
     part_size: int | None = None,
     max_concurrency: int | None = None,
+    decompress: bool | None = None,
 ) -> Any:
     """Loads one pickle. THIS RUNS CODE THAT THE OBJECT CONTAINS: only for objects you trust.
 
@@ -68,13 +69,15 @@ def load_pickle(
         it. Data of Python's own types and NumPy arrays can be told from the rest so; it is no
         sandbox: what an allowed class does with a pickle's data is that class's affair.
         {"numpy.ndarray", "numpy.dtype", "numpy._core.numeric._frombuffer"} lets arrays through.
-    part_size (bytes), max_concurrency: as for open().
+    part_size (bytes), max_concurrency, decompress: as for open().
 
     Arrays pickled with protocol 5 come back writable, over memory of their own. Raises what
     pickle.load raises (EOFError or UnpicklingError for a cut pickle), and what open() raises.
     """
     names = None if allow is None else frozenset(_name_of(item) for item in allow)
-    with open_reader(uri, part_size, max_concurrency if concurrent else 1) as stream:
+    with open_reader(
+        uri, part_size, max_concurrency if concurrent else 1, decompress
+    ) as stream:
         if names is None:
             return pickle.Unpickler(stream).load()
         return _Restricted(stream, names).load()

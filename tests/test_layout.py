@@ -25,6 +25,7 @@ OWNERS = {
     r"openssl/": r"backends/(auth|http)\w*\.c",
     r"libxml/": r"backends/xml\.c",
     r"isa-l": r"formats/crc\.c",
+    r"zstd(_errors)?\.h|zdict\.h": r"formats/zstd\.c",
     r"Python\.h": r"bind/\w+\.[ch]",
 }
 FORBIDDEN_CALL = re.compile(
@@ -96,6 +97,7 @@ def test_allocation_and_string_functions_stay_in_mem() -> None:
         ("backends/s3.c", "#include <libxml/parser.h>"),
         ("formats/zip_read.c", "#include <isa-l/crc.h>"),
         ("bind/capi.c", "#include <isa-l.h>"),
+        ("bind/inflate.c", "#include <zstd.h>"),
         ("core/mem.c", "#include <Python.h>"),
         ("bind/np_module.c", '#include "backends/http.h"'),
     ],

@@ -1,5 +1,5 @@
 # Compiler settings shared by setup.py and tests/c/Makefile: plain "NAME = value" lines, nothing else.
-PACKAGES = libcurl openssl libxml-2.0 libisal
+PACKAGES = libcurl openssl libxml-2.0 libisal libzstd
 STANDARD = -std=gnu11 -D_GNU_SOURCE -fvisibility=hidden -pthread
 WARNINGS = -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual -Wwrite-strings -Wvla -Wformat=2 -Wswitch-enum
 CFLAGS_release = -O2 -g

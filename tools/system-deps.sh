@@ -14,6 +14,7 @@ has libcurl || need libcurl4-openssl-dev
 has openssl || need libssl-dev
 has libxml-2.0 || need libxml2-dev
 has libisal || need libisal-dev
+has libzstd || need libzstd-dev
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || need ca-certificates
 
 if command -v "$python" > /dev/null; then

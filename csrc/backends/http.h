@@ -32,6 +32,7 @@ struct s3d_http_answer {
     uint64_t length_bytes;                  /* Content-Length */
     uint64_t range_first, range_last, range_total; /* Content-Range */
     char etag[S3D_ETAG_MAX];
+    char content_encoding[32];
     char request_id[128];
     char region[64];                        /* x-amz-bucket-region */
     int64_t modified_s, date_s;             /* Last-Modified, Date; 0: absent */

@@ -91,6 +91,9 @@ static void take_header(struct s3d_http_answer *answer, struct text name, struct
         answer->has_length = parse_number(value, &answer->length_bytes);
     } else if (is(name, "content-range")) {
         parse_content_range(answer, value);
+    } else if (is(name, "content-encoding")) {
+        s3d_copy_text(answer->content_encoding, sizeof answer->content_encoding, value.start,
+                      value.length);
     } else if (is(name, "etag")) {
         s3d_copy_text(answer->etag, sizeof answer->etag, value.start, value.length);
     } else if (is(name, "last-modified")) {

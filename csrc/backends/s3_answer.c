@@ -7,6 +7,7 @@ static void take_object(struct s3d_request *request, const struct s3d_http_answe
 {
     struct s3d_object *object = &request->result.object;
     memcpy(object->etag, answer->etag, sizeof object->etag);
+    memcpy(object->content_encoding, answer->content_encoding, sizeof object->content_encoding);
     object->modified_s = answer->modified_s;
 }
 

@@ -133,7 +133,10 @@ static enum s3d_code try_directory(struct archive_reader *self, uint64_t size, u
 
 static int open_directory(struct archive_reader *self)
 {
-    uint64_t size = bind_reader_size(self->stream);
+    uint64_t size;
+    if (bind_reader_size(self->stream, &size)) {
+        return -1;
+    }
     uint64_t offset = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
     struct s3d_error error;
     int failed;

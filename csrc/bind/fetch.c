@@ -17,6 +17,7 @@ struct fetch_object {
     size_t *places;      /* of item i among the segments, which are in order of offset */
     size_t *items_at;    /* the reverse */
     struct s3d_get *get; /* NULL: ended */
+    bool filled;         /* all is there: the object was decompressed when the fetch began */
 };
 
 /* --- sums, on the I/O threads -------------------------------------------------------------- */
@@ -103,6 +104,29 @@ static bool are_fresh(const struct fetch_object *self)
     return true;
 }
 
+/* A compressed object has no ranges to fetch: its content is read in order, here and now. */
+static int fill_items(struct fetch_object *self, const struct s3d_segment *segments)
+{
+    for (size_t i = 0; i < self->count; i++) {
+        const struct s3d_segment *at = &segments[i];
+        size_t length = (size_t)at->length_bytes;
+        struct s3d_error error;
+        enum s3d_code code = S3D_OK;
+        if (bind_reader_read_at(self->reader, at->offset_bytes, at->data, length)) {
+            return -1;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        code = length ? take_piece(self, i, 0, at->data, length, &error) : S3D_OK;
+        Py_END_ALLOW_THREADS
+        if (code) {
+            bind_raise(self->state, &error, bind_reader_uri(self->reader));
+            return -1;
+        }
+    }
+    self->filled = true;
+    return 0;
+}
+
 static int start(struct fetch_object *self)
 {
     struct s3d_segment *segments = PyMem_RawCalloc(self->count + 1, sizeof *segments);
@@ -117,8 +141,12 @@ static int start(struct fetch_object *self)
         .piece = take_piece,
         .context = self,
     };
-    int failed = order_items(self, segments) ||
-                 bind_reader_fetch(self->reader, &self->get, &wanted);
+    int failed = order_items(self, segments);
+    if (!failed) {
+        failed = bind_reader_is_inflated(self->reader)
+                     ? fill_items(self, segments)
+                     : bind_reader_fetch(self->reader, &self->get, &wanted);
+    }
     PyMem_RawFree(segments);
     return failed ? -1 : 0;
 }
@@ -177,9 +205,9 @@ static int item_argument(const struct fetch_object *self, PyObject *argument, si
     if (*item == (size_t)-1 && PyErr_Occurred()) {
         return -1;
     }
-    if (!self->get || *item >= self->count) {
-        PyErr_SetString(PyExc_ValueError,
-                        self->get ? "there is no such item" : "the fetch has ended");
+    bool ended = !self->get && !self->filled;
+    if (ended || *item >= self->count) {
+        PyErr_SetString(PyExc_ValueError, ended ? "the fetch has ended" : "there is no such item");
         return -1;
     }
     return 0;
@@ -207,6 +235,9 @@ static PyObject *fetch_wait(PyObject *object, PyObject *argument)
     if (item_argument(self, argument, &item)) {
         return NULL;
     }
+    if (self->filled) {
+        Py_RETURN_NONE;
+    }
     struct wait_step step = {self->get, self->places[item], 1};
     struct s3d_error error;
     enum s3d_code code = bind_wait(step_wait, &step, &error);
@@ -222,6 +253,7 @@ static void end(struct fetch_object *self)
 {
     struct s3d_get *get = self->get;
     self->get = NULL;
+    self->filled = false;
     if (get) {
         Py_BEGIN_ALLOW_THREADS
         s3d_get_free(get); /* joins: nothing writes into the targets from here on */

@@ -2,6 +2,8 @@
 
 #include "bind/buffers.h"
 #include "bind/errors.h"
+#include "bind/inflate.h"
+#include "bind/reader.h"
 #include "bind/request.h"
 #include "bind/wait.h"
 #include "core/get.h"
@@ -42,28 +44,37 @@ static enum s3d_code start_get(struct s3d_get **get, const struct source *source
     return s3d_get_new(get, source->target->store, &plan, error);
 }
 
-/* Reads a range into data; afterwards nothing writes there. 0, or -1 with an exception. */
-static int run_get(const struct bind_state *state, const struct source *source, void *data,
-                   uint64_t offset, uint64_t length)
+/* Reads a range into data; afterwards nothing writes there. *seen: what it was of. AGAIN: a Python
+ * exception is set. */
+static enum s3d_code try_get(const struct source *source, void *data, uint64_t offset,
+                             uint64_t length, struct s3d_object *seen, struct s3d_error *error)
 {
     struct s3d_segment segment = {offset, length, data};
     struct s3d_get *get = NULL;
-    struct s3d_error error;
     enum s3d_code code;
     if (!length) {
-        return 0;
+        return S3D_OK;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = start_get(&get, source, &segment, &error);
+    code = start_get(&get, source, &segment, error);
     Py_END_ALLOW_THREADS
     if (!code) {
-        code = bind_wait(step_get, get, &error);
+        code = bind_wait(step_get, get, error);
+        if (!code) {
+            *seen = *s3d_get_object(get);
+        }
         Py_BEGIN_ALLOW_THREADS
         s3d_get_free(get);
         Py_END_ALLOW_THREADS
     }
+    return code;
+}
+
+static int raise_code(const struct bind_state *state, const struct bind_target *target,
+                      enum s3d_code code, const struct s3d_error *error)
+{
     if (code && code != S3D_AGAIN) {
-        bind_raise(state, &error, bind_target_text(source->target));
+        bind_raise(state, error, bind_target_text(target));
     }
     return code ? -1 : 0;
 }
@@ -71,7 +82,7 @@ static int run_get(const struct bind_state *state, const struct source *source, 
 /* --- get_into ----------------------------------------------------------------------------- */
 
 struct into_arguments {
-    PyObject *uri, *buffer, *length, *part_size, *max_concurrency;
+    PyObject *uri, *buffer, *length, *part_size, *max_concurrency, *decompress;
     uint64_t offset;
 };
 
@@ -95,15 +106,67 @@ static int parse_bytes(PyObject *argument, const char *name, PyObject *uri, uint
 static int parse_into(struct into_arguments *a, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"uri",       "buffer",          "offset", "length",
-                                        "part_size", "max_concurrency", NULL};
+                                        "part_size", "max_concurrency", "decompress",
+                                        NULL};
     PyObject *offset = NULL;
     *a = (struct into_arguments){.length = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOOO:get_into", BIND_NAMES(names),
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOOOO:get_into", BIND_NAMES(names),
                                      &a->uri, &a->buffer, &offset, &a->length, &a->part_size,
-                                     &a->max_concurrency)) {
+                                     &a->max_concurrency, &a->decompress) ||
+        bind_parse_decompress(a->decompress)) {
         return -1;
     }
     return offset ? parse_bytes(offset, "offset", a->uri, &a->offset) : 0;
+}
+
+static bool is_inflated(const struct into_arguments *a, const struct s3d_object *object)
+{
+    return a->decompress == Py_True ||
+           (a->decompress != Py_False && bind_inflate_is_wanted(object->content_encoding));
+}
+
+/* *bytes when all from offset on are wanted; and that they are there. 0 or -1. */
+static int cut_to_object(const struct bind_state *state, const struct bind_target *target,
+                         const struct into_arguments *a, uint64_t *bytes, uint64_t object_bytes)
+{
+    struct s3d_error error;
+    uint64_t left = a->offset <= object_bytes ? object_bytes - a->offset : 0;
+    if (a->length == Py_None) {
+        *bytes = left;
+    }
+    if (a->offset <= object_bytes && *bytes <= left) {
+        return 0;
+    }
+    s3d_fail(&error, S3D_RANGE, "%s %llu lies past the end: the object has %llu bytes",
+             a->offset > object_bytes ? "offset" : "the end of the range",
+             (unsigned long long)(a->offset > object_bytes ? a->offset : a->offset + *bytes),
+             (unsigned long long)object_bytes);
+    bind_raise(state, &error, bind_target_text(target));
+    return -1;
+}
+
+static int check_room(const struct bind_target *target, uint64_t bytes, const Py_buffer *view)
+{
+    if (bytes <= (uint64_t)view->len) {
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "%s: %llu bytes do not fit into a buffer of %zd: give a larger one or "
+                 "a smaller length=",
+                 bind_target_text(target), (unsigned long long)bytes, view->len);
+    return -1;
+}
+
+static int ask_object(const struct bind_state *state, const struct bind_target *target,
+                      struct s3d_object *object)
+{
+    struct s3d_call *call = bind_request_new(state, target, S3D_VERB_STAT);
+    int failed = call ? bind_request_run(state, target, call) : -1;
+    if (!failed) {
+        *object = call->request.result.object;
+    }
+    bind_request_free(call);
+    return failed;
 }
 
 /* How many bytes are wanted: the argument, or all from offset on (asking for the size; *object
@@ -120,23 +183,28 @@ static int wanted_bytes(const struct bind_state *state, const struct bind_target
             return 0;
         }
     }
-    struct s3d_call *call = bind_request_new(state, target, S3D_VERB_STAT);
-    int failed = call ? bind_request_run(state, target, call) : -1;
-    if (!failed) {
-        *object = call->request.result.object;
+    int failed = ask_object(state, target, object);
+    return failed || is_inflated(a, object)
+               ? failed
+               : cut_to_object(state, target, a, bytes, object->size_bytes);
+}
+
+/* Where the object is compressed, ranges of what is stored are of no use: offset and length count
+ * in its content. */
+static PyObject *inflate_into(const struct bind_state *state, const struct bind_target *target,
+                              const struct into_arguments *a, const Py_buffer *view,
+                              uint64_t bytes)
+{
+    uint64_t size;
+    PyObject *reader = bind_reader_open(state, a->uri, a->part_size, a->max_concurrency);
+    if (!reader || bind_reader_size(reader, &size) ||
+        cut_to_object(state, target, a, &bytes, size) || check_room(target, bytes, view) ||
+        bind_reader_read_at(reader, a->offset, view->buf, (size_t)bytes)) {
+        Py_XDECREF(reader);
+        return NULL;
     }
-    bind_request_free(call);
-    if (!failed && a->offset > object->size_bytes) {
-        struct s3d_error error;
-        s3d_fail(&error, S3D_RANGE, "offset %llu lies past the end: the object has %llu bytes",
-                 (unsigned long long)a->offset, (unsigned long long)object->size_bytes);
-        bind_raise(state, &error, bind_target_text(target));
-        return -1;
-    }
-    if (!failed && a->length == Py_None) {
-        *bytes = object->size_bytes - a->offset;
-    }
-    return failed;
+    Py_DECREF(reader);
+    return PyLong_FromUnsignedLongLong(bytes);
 }
 
 static PyObject *get_into_view(const struct bind_state *state, const struct bind_target *target,
@@ -150,17 +218,24 @@ static PyObject *get_into_view(const struct bind_state *state, const struct bind
         wanted_bytes(state, target, a, &bytes, &object)) {
         return NULL;
     }
-    if (bytes > (uint64_t)view->len) {
-        return PyErr_Format(
-            PyExc_ValueError,
-            "%s: %llu bytes do not fit into a buffer of %zd: give a larger one or "
-            "a smaller length=",
-            bind_target_text(target), (unsigned long long)bytes, view->len);
+    if (is_inflated(a, &object)) {
+        return inflate_into(state, target, a, view, bytes);
     }
     struct source source = {target, &transfer, object.etag, 0};
-    return run_get(state, &source, view->buf, a->offset, bytes)
-               ? NULL
-               : PyLong_FromUnsignedLongLong(bytes);
+    struct s3d_error error;
+    if (check_room(target, bytes, view)) {
+        return NULL;
+    }
+    enum s3d_code code = try_get(&source, view->buf, a->offset, bytes, &object, &error);
+    /* Without a request for the size only the answers tell that it is compressed; and none does to a
+     * range that what is stored does not have. */
+    if (code == S3D_RANGE && ask_object(state, target, &object)) {
+        return NULL;
+    }
+    if ((!code || code == S3D_RANGE) && is_inflated(a, &object)) {
+        return inflate_into(state, target, a, view, bytes);
+    }
+    return raise_code(state, target, code, &error) ? NULL : PyLong_FromUnsignedLongLong(bytes);
 }
 
 PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords)
@@ -198,6 +273,7 @@ struct whole {
     struct bind_transfer transfer;
     uint64_t head_bytes;
     bool pages;
+    bool as_stored; /* never decompressed */
     struct s3d_whole *get;
     uint64_t size;
     PyObject *landing; /* bytes of head_bytes */
@@ -236,10 +312,7 @@ static enum s3d_code step_whole(void *context, int64_t timeout_ms, struct s3d_er
 /* Raises what a step has returned. 0 or -1. */
 static int judge(const struct whole *whole, enum s3d_code code, const struct s3d_error *error)
 {
-    if (code && code != S3D_AGAIN) {
-        bind_raise(whole->state, error, bind_target_text(whole->target));
-    }
-    return code ? -1 : 0;
+    return raise_code(whole->state, whole->target, code, error);
 }
 
 /* Sends for the head and waits for the size. */
@@ -344,16 +417,25 @@ static void whole_fini(struct whole *whole)
     Py_CLEAR(whole->landing);
 }
 
+/* None stands for an object that has to be read another way. */
+static bool is_compressed(const struct whole *whole, const struct s3d_object *object)
+{
+    return !whole->as_stored && bind_inflate_is_wanted(object->content_encoding);
+}
+
 /* By one request for the size and one for all the bytes. */
 static PyObject *get_sized(const struct whole *whole)
 {
     struct bind_transfer single = whole->transfer;
-    struct into_arguments all = {.length = Py_None};
+    struct into_arguments all = {.length = Py_None, .decompress = Py_False};
     struct s3d_object object = {0};
     uint64_t size;
     void *data = NULL;
     if (wanted_bytes(whole->state, whole->target, &all, &size, &object)) {
         return NULL;
+    }
+    if (is_compressed(whole, &object)) {
+        return Py_NewRef(Py_None);
     }
     if (size > PY_SSIZE_T_MAX) {
         return PyErr_NoMemory();
@@ -365,7 +447,8 @@ static PyObject *get_sized(const struct whole *whole)
     }
     single.threshold_bytes = UINT64_MAX;
     struct source source = {whole->target, &single, object.etag, 0};
-    if (memory && run_get(whole->state, &source, data, 0, size)) {
+    struct s3d_error error;
+    if (memory && judge(whole, try_get(&source, data, 0, size, &object, &error), &error)) {
         Py_CLEAR(memory);
     }
     return memory;
@@ -375,7 +458,8 @@ static PyObject *get_unsized(struct whole *whole)
 {
     PyObject *memory = NULL;
     if (!begin_whole(whole)) {
-        memory = whole->pages ? whole_as_pages(whole) : whole_as_bytes(whole);
+        memory = is_compressed(whole, s3d_whole_object(whole->get)) ? Py_NewRef(Py_None)
+                 : whole->pages ? whole_as_pages(whole) : whole_as_bytes(whole);
     }
     whole_fini(whole);
     return memory;
@@ -408,18 +492,38 @@ static int parse_concurrent(PyObject *argument, enum concurrent *concurrent)
 }
 
 struct whole_arguments {
-    PyObject *uri, *concurrent, *part_size, *max_concurrency;
+    PyObject *uri, *concurrent, *part_size, *max_concurrency, *decompress;
 };
+
+/* What a compressed object holds: its size is known late, so it comes in order. */
+static PyObject *get_inflated(const struct bind_state *state, const struct whole_arguments *a,
+                              bool pages)
+{
+    PyObject *reader = bind_reader_open(state, a->uri, a->part_size, a->max_concurrency);
+    PyObject *memory = NULL;
+    if (reader) {
+        memory = pages ? bind_reader_pages(state, reader)
+                       : PyObject_CallMethod(reader, "read", NULL);
+        Py_DECREF(reader);
+    }
+    return memory;
+}
 
 static PyObject *get_whole(const struct bind_state *state, const struct whole_arguments *a,
                            bool pages)
 {
     struct bind_target target;
-    struct whole whole = {.state = state, .target = &target, .pages = pages};
+    struct whole whole = {.state = state, .target = &target, .pages = pages,
+                          .as_stored = a->decompress == Py_False};
     enum concurrent concurrent;
     PyObject *memory = NULL;
-    if (parse_concurrent(a->concurrent, &concurrent) ||
-        bind_target_open(&target, state, a->uri, true)) {
+    if (parse_concurrent(a->concurrent, &concurrent) || bind_parse_decompress(a->decompress)) {
+        return NULL;
+    }
+    if (a->decompress == Py_True) {
+        return get_inflated(state, a, pages);
+    }
+    if (bind_target_open(&target, state, a->uri, true)) {
         return NULL;
     }
     if (!bind_transfer_load(&whole.transfer, state, bind_target_text(&target), BIND_READ,
@@ -428,16 +532,21 @@ static PyObject *get_whole(const struct bind_state *state, const struct whole_ar
         memory = whole.head_bytes ? get_unsized(&whole) : get_sized(&whole);
     }
     bind_target_fini(&target);
+    if (memory == Py_None) {
+        Py_DECREF(memory);
+        return get_inflated(state, a, pages);
+    }
     return memory;
 }
 
 PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"uri", "concurrent", "part_size", "max_concurrency",
-                                        NULL};
+                                        "decompress", NULL};
     struct whole_arguments a = {NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OOO:get_bytes", BIND_NAMES(names),
-                                     &a.uri, &a.concurrent, &a.part_size, &a.max_concurrency)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OOOO:get_bytes", BIND_NAMES(names),
+                                     &a.uri, &a.concurrent, &a.part_size, &a.max_concurrency,
+                                     &a.decompress)) {
         return NULL;
     }
     return get_whole(PyModule_GetState(module), &a, false);
@@ -446,12 +555,13 @@ PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords)
 PyObject *bind_get_view(PyObject *module, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"uri",       "writable",        "concurrent",
-                                        "part_size", "max_concurrency", NULL};
+                                        "part_size", "max_concurrency", "decompress",
+                                        NULL};
     struct whole_arguments a = {NULL};
     int writable = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$pOOO:get_view", BIND_NAMES(names),
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$pOOOO:get_view", BIND_NAMES(names),
                                      &a.uri, &writable, &a.concurrent, &a.part_size,
-                                     &a.max_concurrency)) {
+                                     &a.max_concurrency, &a.decompress)) {
         return NULL;
     }
     PyObject *pages = get_whole(PyModule_GetState(module), &a, true);

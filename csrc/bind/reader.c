@@ -2,6 +2,7 @@
 
 #include "bind/buffers.h"
 #include "bind/errors.h"
+#include "bind/inflate.h"
 #include "bind/stream.h"
 #include "bind/target.h"
 #include "core/reader.h"
@@ -18,8 +19,10 @@ enum {
 struct reader_object {
     struct bind_stream stream;
     struct s3d_reader *reader;
-    struct s3d_object object; /* frozen once open */
-    uint64_t position;        /* locked{stream.lock}; may lie past the end */
+    struct bind_inflate *inflate; /* NULL: the bytes are as they are stored */
+    struct s3d_object object;     /* frozen once open, but for size_bytes where `inflate` does not
+                                   * know it yet: UINT64_MAX until then */
+    uint64_t position;            /* locked{stream.lock}; may lie past the end */
 };
 
 /* --- open and close ----------------------------------------------------------------------- */
@@ -32,16 +35,48 @@ static enum s3d_code step_open(void *context, int64_t timeout_ms, struct s3d_err
 static void free_reader(struct reader_object *self)
 {
     struct s3d_reader *reader = self->reader;
+    struct bind_inflate *inflate = self->inflate;
     self->reader = NULL;
+    self->inflate = NULL;
     if (reader) {
         Py_BEGIN_ALLOW_THREADS
         s3d_reader_free(reader);
+        bind_inflate_free(inflate);
         Py_END_ALLOW_THREADS
     }
 }
 
+static enum s3d_code step_inflate_open(void *context, int64_t timeout_ms,
+                                       struct s3d_error *error)
+{
+    return bind_inflate_open(context, timeout_ms, error);
+}
+
+static void learn_size(struct reader_object *self)
+{
+    if (self->inflate) {
+        bind_inflate_size(self->inflate, &self->object.size_bytes);
+    }
+}
+
+/* decompress: None by the object's Content-Encoding, True in any case, False never. */
+static enum s3d_code open_inflate(struct reader_object *self, PyObject *decompress,
+                                  struct s3d_error *error)
+{
+    bool is_zstd = bind_inflate_is_wanted(self->object.content_encoding);
+    if (decompress == Py_False || (decompress != Py_True && !is_zstd)) {
+        return S3D_OK;
+    }
+    enum s3d_code code = bind_inflate_new(&self->inflate, self->reader, error);
+    if (!code) {
+        code = bind_wait(step_inflate_open, self->inflate, error);
+        learn_size(self);
+    }
+    return code;
+}
+
 static int open_reader(struct reader_object *self, const struct bind_target *target,
-                       const struct bind_transfer *transfer)
+                       const struct bind_transfer *transfer, PyObject *decompress)
 {
     struct s3d_error error;
     enum s3d_code code;
@@ -59,6 +94,10 @@ static int open_reader(struct reader_object *self, const struct bind_target *tar
     } else {
         code = bind_wait(step_open, self->reader, &error);
     }
+    if (!code) {
+        self->object = *s3d_reader_object(self->reader);
+        code = open_inflate(self, decompress, &error);
+    }
     if (code == S3D_AGAIN) {
         return -1;
     }
@@ -66,16 +105,26 @@ static int open_reader(struct reader_object *self, const struct bind_target *tar
         bind_raise(self->stream.state, &error, bind_target_text(target));
         return -1;
     }
-    self->object = *s3d_reader_object(self->reader);
     return 0;
+}
+
+int bind_parse_decompress(PyObject *decompress)
+{
+    if (!decompress || decompress == Py_None || PyBool_Check(decompress)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "decompress must be None, True or False, not %R", decompress);
+    return -1;
 }
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri", "part_size", "max_concurrency", NULL};
-    PyObject *uri, *part_size = NULL, *max_concurrency = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OO:ObjectReader", BIND_NAMES(names),
-                                     &uri, &part_size, &max_concurrency)) {
+    static const char *const names[] = {"uri", "part_size", "max_concurrency", "decompress",
+                                        NULL};
+    PyObject *uri, *part_size = NULL, *max_concurrency = NULL, *decompress = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OOO:ObjectReader", BIND_NAMES(names),
+                                     &uri, &part_size, &max_concurrency, &decompress) ||
+        bind_parse_decompress(decompress)) {
         return NULL;
     }
     struct bind_state *state = bind_state_of_type(type, NULL);
@@ -90,7 +139,7 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         self = (struct reader_object *)type->tp_alloc(type, 0);
     }
     if (self && (bind_stream_init(&self->stream, target.name, target.bytes) ||
-                 open_reader(self, &target, &transfer))) {
+                 open_reader(self, &target, &transfer, decompress))) {
         Py_CLEAR(self);
     }
     bind_target_fini(&target);
@@ -173,6 +222,7 @@ static void leave(struct reader_object *self)
 
 struct read_step {
     struct s3d_reader *reader;
+    struct bind_inflate *inflate;
     uint64_t offset;
     void *data;
     size_t length;
@@ -182,6 +232,10 @@ struct read_step {
 static enum s3d_code step_read(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
     struct read_step *step = context;
+    if (step->inflate) {
+        return bind_inflate_read(step->inflate, step->offset, step->data, step->length,
+                                 &step->got, timeout_ms, error);
+    }
     return s3d_reader_read(step->reader, step->offset, step->data, step->length, &step->got,
                            timeout_ms, error);
 }
@@ -192,37 +246,63 @@ static uint64_t remaining(const struct reader_object *self)
                                                     : 0;
 }
 
+/* What is left `ahead` bytes further on. */
+static uint64_t remaining_after(const struct reader_object *self, uint64_t ahead)
+{
+    uint64_t left = remaining(self);
+    return ahead < left ? left - ahead : 0;
+}
+
 static size_t at_most(uint64_t bytes, size_t limit)
 {
     return bytes < limit ? (size_t)bytes : limit;
 }
 
-/* Fills data with [offset, offset + length), which the object has. Does not move the position. */
-static int fill_from(struct reader_object *self, uint64_t offset, void *data, size_t length)
+/* Bytes at offset that a read need not wait for. */
+static size_t buffered_at(const struct reader_object *self, uint64_t offset)
+{
+    return self->inflate ? bind_inflate_buffered(self->inflate, offset)
+                         : s3d_reader_buffered(self->reader, offset);
+}
+
+static bool is_sized(const struct reader_object *self)
+{
+    return self->object.size_bytes != UINT64_MAX;
+}
+
+/* Fills data with [offset, offset + length), cut at the end where the size was not known before.
+ * Does not move the position. How many bytes, or -1 with an exception. */
+static Py_ssize_t fill_from(struct reader_object *self, uint64_t offset, void *data,
+                            size_t length)
 {
     struct s3d_error error;
     struct s3d_reader *reader = self->reader;
-    struct read_step step = {reader, offset, data, length, 0};
+    struct read_step step = {reader, self->inflate, offset, data, length, 0};
     enum s3d_code code = S3D_AGAIN;
     if (!length) {
         return 0;
     }
-    if (length <= SMALL_BYTES && s3d_reader_buffered(reader, step.offset) >= length) {
+    bool sized = is_sized(self);
+    if (length <= SMALL_BYTES && buffered_at(self, step.offset) >= length) {
         code = step_read(&step, 0, &error);
     }
     if (code == S3D_AGAIN) {
         code = bind_wait(step_read, &step, &error);
     }
-    if (!code && step.got != length) {
+    learn_size(self);
+    if (!code && sized && step.got != length) {
         code = s3d_fail(&error, S3D_INTERNAL, "read %zu bytes of %zu", step.got, length);
     }
     if (!code) {
-        return 0;
+        return (Py_ssize_t)step.got;
     }
     /* After this nothing writes into data any more, which may go away. */
     Py_BEGIN_ALLOW_THREADS
     s3d_reader_cancel(reader);
     Py_END_ALLOW_THREADS
+    if (self->inflate) {
+        bind_inflate_cancel(self->inflate);
+    }
     if (code == S3D_AGAIN) {
         bind_stream_interrupted(&self->stream);
     } else {
@@ -231,7 +311,7 @@ static int fill_from(struct reader_object *self, uint64_t offset, void *data, si
     return -1;
 }
 
-static int fill(struct reader_object *self, uint64_t ahead, void *data, size_t length)
+static Py_ssize_t fill(struct reader_object *self, uint64_t ahead, void *data, size_t length)
 {
     return fill_from(self, self->position + ahead, data, length);
 }
@@ -240,17 +320,44 @@ static int fill(struct reader_object *self, uint64_t ahead, void *data, size_t l
 static PyObject *read_bytes(struct reader_object *self, size_t length)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
-    if (bytes && fill(self, 0, PyBytes_AS_STRING(bytes), length)) {
+    Py_ssize_t got = bytes ? fill(self, 0, PyBytes_AS_STRING(bytes), length) : -1;
+    if (got < 0) {
         Py_CLEAR(bytes);
+    } else if ((size_t)got < length) {
+        _PyBytes_Resize(&bytes, got);
+    }
+    return bytes;
+}
+
+/* Up to length bytes of an object whose size is not known: memory grows with what comes. */
+static PyObject *read_growing(struct reader_object *self, size_t length)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, 0);
+    size_t used = 0, block = CHUNK_BYTES;
+    while (bytes && used < length && remaining_after(self, used)) {
+        block = at_most(length - used, used < block ? block : used);
+        if (_PyBytes_Resize(&bytes, (Py_ssize_t)(used + block))) {
+            return NULL;
+        }
+        Py_ssize_t got = fill(self, used, PyBytes_AS_STRING(bytes) + used, block);
+        if (got < 0) {
+            Py_DECREF(bytes);
+            return NULL;
+        }
+        used += (size_t)got;
+    }
+    if (bytes) {
+        _PyBytes_Resize(&bytes, (Py_ssize_t)used);
     }
     return bytes;
 }
 
 static PyObject *read_and_advance(struct reader_object *self, size_t length)
 {
-    PyObject *bytes = read_bytes(self, length);
+    PyObject *bytes = is_sized(self) || length <= CHUNK_BYTES ? read_bytes(self, length)
+                                                              : read_growing(self, length);
     if (bytes) {
-        self->position += length;
+        self->position += (uint64_t)PyBytes_GET_SIZE(bytes);
     }
     return bytes;
 }
@@ -276,7 +383,7 @@ static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t
     }
     PyObject *bytes = NULL;
     uint64_t left = remaining(self);
-    if (size < 0 && left > PY_SSIZE_T_MAX) {
+    if (size < 0 && left > PY_SSIZE_T_MAX && is_sized(self)) {
         PyErr_SetString(PyExc_OverflowError, "the object is too large for memory");
     } else {
         bytes = read_and_advance(self, at_most(left, size < 0 ? PY_SSIZE_T_MAX : (size_t)size));
@@ -288,7 +395,7 @@ static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t
 /* How many bytes one wait can give, at most `limit`: what is in memory, or else a chunk. */
 static size_t one_wait(struct reader_object *self, size_t limit)
 {
-    size_t buffered = s3d_reader_buffered(self->reader, self->position);
+    size_t buffered = buffered_at(self, self->position);
     return at_most(remaining(self), at_most(buffered ? buffered : CHUNK_BYTES, limit));
 }
 
@@ -316,9 +423,10 @@ static PyObject *read_into(struct reader_object *self, PyObject *buffer, const c
     if (!enter(self)) {
         size_t length = (size_t)view.len;
         length = single_wait ? one_wait(self, length) : at_most(remaining(self), length);
-        if (!fill(self, 0, view.buf, length)) {
-            self->position += length;
-            result = PyLong_FromSize_t(length);
+        Py_ssize_t got = fill(self, 0, view.buf, length);
+        if (got >= 0) {
+            self->position += (uint64_t)got;
+            result = PyLong_FromSsize_t(got);
         }
         leave(self);
     }
@@ -343,10 +451,10 @@ static PyObject *peek(struct reader_object *self, size_t want)
     if (!remaining(self)) {
         return PyBytes_FromStringAndSize(NULL, 0);
     }
-    if (!s3d_reader_buffered(self->reader, self->position) && fill(self, 0, &first, 1)) {
+    if (!buffered_at(self, self->position) && fill(self, 0, &first, 1) < 0) {
         return NULL;
     }
-    size_t buffered = s3d_reader_buffered(self->reader, self->position);
+    size_t buffered = buffered_at(self, self->position);
     return read_bytes(self, at_most(remaining(self), at_most(buffered ? buffered : 1, want)));
 }
 
@@ -376,13 +484,14 @@ static PyObject *read_long_line(struct reader_object *self, size_t limit)
             return NULL;
         }
         char *data = PyBytes_AS_STRING(line) + used;
-        if (fill(self, used, data, block)) {
+        Py_ssize_t got = fill(self, used, data, block);
+        if (got < 0) {
             Py_DECREF(line);
             return NULL;
         }
-        const char *newline = memchr(data, '\n', block);
-        used += newline ? (size_t)(newline - data) + 1 : block;
-        if (newline) {
+        const char *newline = memchr(data, '\n', (size_t)got);
+        used += newline ? (size_t)(newline - data) + 1 : (size_t)got;
+        if (newline || (size_t)got < block) {
             break;
         }
     }
@@ -396,9 +505,12 @@ static PyObject *read_line(struct reader_object *self, size_t limit)
 {
     char block[LINE_BYTES];
     size_t length = at_most(limit, sizeof block);
-    if (fill(self, 0, block, length)) {
+    Py_ssize_t got = fill(self, 0, block, length);
+    if (got < 0) {
         return NULL;
     }
+    limit = (size_t)got < length ? (size_t)got : limit; /* the end has come */
+    length = (size_t)got;
     const char *newline = memchr(block, '\n', length);
     PyObject *line;
     if (newline || length == limit) {
@@ -439,8 +551,18 @@ static int parse_offset(PyObject *argument, int64_t *offset)
     return *offset == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* Where the size is told by the end alone: reads to there. 0, or -1 with an exception. */
+static int require_size(struct reader_object *self)
+{
+    char none;
+    return is_sized(self) || fill_from(self, UINT64_MAX - 1, &none, 1) >= 0 ? 0 : -1;
+}
+
 static int seek_to(struct reader_object *self, int64_t offset, long whence)
 {
+    if (whence == SEEK_END && require_size(self)) {
+        return -1;
+    }
     uint64_t base = whence == SEEK_SET   ? 0
                     : whence == SEEK_CUR ? self->position
                                          : self->object.size_bytes;
@@ -519,7 +641,13 @@ static PyObject *get_mode(PyObject *Py_UNUSED(object), void *Py_UNUSED(closure))
 
 static PyObject *get_size(PyObject *object, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(((struct reader_object *)object)->object.size_bytes);
+    uint64_t size;
+    return bind_reader_size(object, &size) ? NULL : PyLong_FromUnsignedLongLong(size);
+}
+
+static PyObject *get_compression(PyObject *object, void *Py_UNUSED(closure))
+{
+    return bind_reader_is_inflated(object) ? PyUnicode_FromString("zstd") : Py_NewRef(Py_None);
 }
 
 static PyObject *get_etag(PyObject *object, void *Py_UNUSED(closure))
@@ -563,7 +691,11 @@ static PyMethodDef reader_methods[] = {
 
 static PyGetSetDef reader_getters[] = {
     {"mode", get_mode, NULL, "\"rb\"", NULL},
-    {"size", get_size, NULL, "The object's size in bytes.", NULL},
+    {"size", get_size, NULL,
+     "Its size in bytes, decompressed; where a compressed object does not tell, it is read through.",
+     NULL},
+    {"compression", get_compression, NULL,
+     "\"zstd\" where reading decompresses, else None.", NULL},
     {"etag", get_etag, NULL, "The version that is read, as the store names it.", NULL},
     BIND_STREAM_GETTERS,
     {NULL, NULL, NULL, NULL, NULL},
@@ -599,16 +731,19 @@ int bind_reader_read_at(PyObject *object, uint64_t offset, void *data, size_t le
     if (enter(self)) {
         return -1;
     }
-    int failed = -1;
-    if (offset > self->object.size_bytes || length > self->object.size_bytes - offset) {
+    Py_ssize_t got = -1;
+    bool fits = offset <= self->object.size_bytes && length <= self->object.size_bytes - offset;
+    if (fits) {
+        got = fill_from(self, offset, data, length);
+    }
+    if (!fits || (got >= 0 && (size_t)got < length)) {
         struct s3d_error error;
         s3d_fail(&error, S3D_INTERNAL, "a read beyond the end of the object");
         bind_stream_fail(&self->stream, &error);
-    } else {
-        failed = fill_from(self, offset, data, length);
+        got = -1;
     }
     leave(self);
-    return failed;
+    return got < 0 ? -1 : 0;
 }
 
 int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_get_plan *wanted)
@@ -631,9 +766,56 @@ int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_g
     return code ? -1 : 0;
 }
 
-uint64_t bind_reader_size(PyObject *object)
+int bind_reader_size(PyObject *object, uint64_t *size_bytes)
 {
-    return ((struct reader_object *)object)->object.size_bytes;
+    struct reader_object *self = (struct reader_object *)object;
+    int failed = 0;
+    if (!is_sized(self)) {
+        if (enter(self)) {
+            return -1;
+        }
+        failed = require_size(self);
+        leave(self);
+    }
+    *size_bytes = self->object.size_bytes;
+    return failed;
+}
+
+bool bind_reader_is_inflated(PyObject *object)
+{
+    return ((struct reader_object *)object)->inflate != NULL;
+}
+
+PyObject *bind_reader_pages(const struct bind_state *state, PyObject *object)
+{
+    uint64_t size;
+    void *data;
+    if (bind_reader_size(object, &size)) {
+        return NULL;
+    }
+    if (size > PY_SSIZE_T_MAX) {
+        return PyErr_NoMemory();
+    }
+    PyObject *pages = bind_pages_new(state, (size_t)size, &data);
+    if (pages && bind_reader_read_at(object, 0, data, (size_t)size)) {
+        Py_CLEAR(pages);
+    }
+    return pages;
+}
+
+PyObject *bind_reader_open(const struct bind_state *state, PyObject *uri, PyObject *part_size,
+                           PyObject *max_concurrency)
+{
+    PyObject *args = PyTuple_Pack(1, uri);
+    PyObject *keywords = Py_BuildValue(
+        "{s:O,s:O,s:O}", "part_size", part_size ? part_size : Py_None, "max_concurrency",
+        max_concurrency ? max_concurrency : Py_None, "decompress", Py_True);
+    PyObject *reader = args && keywords
+                           ? PyObject_Call((PyObject *)state->reader_type, args, keywords)
+                           : NULL;
+    Py_XDECREF(args);
+    Py_XDECREF(keywords);
+    return reader;
 }
 
 const char *bind_reader_uri(PyObject *object)

@@ -12,7 +12,17 @@ int bind_reader_init(PyObject *module, struct bind_state *state);
 int bind_reader_read_at(PyObject *reader, uint64_t offset, void *data, size_t length);
 /* s3d_reader_fetch. */
 int bind_reader_fetch(PyObject *reader, struct s3d_get **get, const struct s3d_get_plan *wanted);
-uint64_t bind_reader_size(PyObject *reader);
+/* Its decompressed size, which may have to be found by reading to the end. */
+int bind_reader_size(PyObject *reader, uint64_t *size_bytes);
+/* Whether reading decompresses: then there are no ranges to fetch. */
+bool bind_reader_is_inflated(PyObject *reader);
+/* All of it in page memory: a Pages object for bind_pages_view. */
+PyObject *bind_reader_pages(const struct bind_state *state, PyObject *reader);
+/* An ObjectReader that decompresses whatever the object says of itself. NULLs are defaults. */
+PyObject *bind_reader_open(const struct bind_state *state, PyObject *uri, PyObject *part_size,
+                           PyObject *max_concurrency);
+/* 0, or -1 with a TypeError unless it is None, NULL or a bool. */
+int bind_parse_decompress(PyObject *decompress);
 const char *bind_reader_uri(PyObject *reader);
 
 #endif

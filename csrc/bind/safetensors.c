@@ -95,9 +95,12 @@ static PyObject *raise_at(const struct bind_state *state, const struct s3d_error
 static int read_length(const struct bind_state *state, PyObject *stream, uint64_t *header_bytes)
 {
     char bytes[S3D_SAFETENSORS_LENGTH_BYTES] = {0};
-    uint64_t size = bind_reader_size(stream);
-    size_t length = size < sizeof bytes ? (size_t)size : sizeof bytes;
+    uint64_t size;
     struct s3d_error error;
+    if (bind_reader_size(stream, &size)) {
+        return -1;
+    }
+    size_t length = size < sizeof bytes ? (size_t)size : sizeof bytes;
     if (bind_reader_read_at(stream, 0, bytes, length)) {
         return -1;
     }
@@ -112,15 +115,16 @@ static PyObject *parse_header(const struct bind_state *state, PyObject *stream, 
                               size_t length)
 {
     uint64_t data_offset = length + S3D_SAFETENSORS_LENGTH_BYTES;
-    uint64_t data_bytes = bind_reader_size(stream) - data_offset;
+    uint64_t size;
     struct s3d_safetensors file;
     struct s3d_error error;
     enum s3d_code code;
-    if (bind_reader_read_at(stream, S3D_SAFETENSORS_LENGTH_BYTES, header, length)) {
+    if (bind_reader_size(stream, &size) ||
+        bind_reader_read_at(stream, S3D_SAFETENSORS_LENGTH_BYTES, header, length)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    code = s3d_safetensors_parse(&file, header, length, data_bytes, &error);
+    code = s3d_safetensors_parse(&file, header, length, size - data_offset, &error);
     Py_END_ALLOW_THREADS
     if (code) {
         return raise_at(state, &error, stream);
@@ -201,12 +205,15 @@ PyObject *bind_fetch_parts(PyObject *module, PyObject *args, PyObject *keywords)
                                      &sums)) {
         return NULL;
     }
+    uint64_t object_bytes;
+    if (bind_reader_size(stream, &object_bytes)) {
+        return NULL;
+    }
     size_t count = (size_t)PyTuple_GET_SIZE(parts);
     struct bind_fetch_item *items = PyMem_RawCalloc(count + 1, sizeof *items);
     if (!items) {
         return PyErr_NoMemory();
     }
-    uint64_t object_bytes = bind_reader_size(stream);
     for (size_t i = 0; i < count; i++) {
         if (fill_item(&items[i], PyTuple_GET_ITEM(parts, (Py_ssize_t)i), object_bytes, fresh)) {
             bind_fetch_drop(items, count);

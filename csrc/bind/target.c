@@ -154,6 +154,7 @@ int bind_transfer_load(struct bind_transfer *transfer, const struct bind_state *
     bool part_given =
         (part_size && part_size != Py_None) || (config.given & UINT64_C(1) << part_number);
     transfer->threshold_bytes = config.get_threshold_bytes;
+    transfer->threads = (unsigned)config.threads;
     s3d_config_fini(&config);
     if (take_number(&part_bytes, part_size, "part_size", part_number, uri) ||
         take_number(&concurrency, max_concurrency, "max_concurrency",

@@ -28,6 +28,7 @@ struct bind_transfer {
     uint64_t part_max_bytes; /* for a far store; part_bytes where somebody has set that */
     unsigned concurrency;
     uint64_t threshold_bytes; /* reads below it are one request */
+    unsigned threads;         /* the setting, 0: by the number of cores */
 };
 
 enum bind_direction { BIND_READ, BIND_WRITE };

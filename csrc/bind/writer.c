@@ -1,6 +1,7 @@
 #include "bind/writer.h"
 
 #include "bind/buffers.h"
+#include "bind/compress.h"
 #include "bind/errors.h"
 #include "bind/gather.h"
 #include "bind/stream.h"
@@ -26,7 +27,8 @@ struct kept {
 
 struct writer_object {
     struct bind_stream stream;
-    struct s3d_put *put; /* NULL once ended and freed */
+    struct s3d_put *put;            /* NULL once ended and freed */
+    struct bind_compress *compress; /* NULL: bytes are stored as they are written */
     /* locked{stream.lock} */
     uint64_t position;  /* bytes written */
     PyObject *metadata; /* the dict of close(): it is committed */
@@ -40,6 +42,7 @@ struct writer_object {
 struct arguments {
     PyObject *uri, *part_size, *max_concurrency, *metadata;
     unsigned long long expected_bytes;
+    int zstd_level; /* 0: no compression */
     struct s3d_put_options options;
 };
 
@@ -61,6 +64,13 @@ static int open_put(struct writer_object *self, const struct bind_target *target
     Py_END_ALLOW_THREADS
     if (code) {
         self->put = NULL;
+    } else if (arguments->zstd_level) {
+        Py_BEGIN_ALLOW_THREADS
+        code = bind_compress_new(&self->compress, arguments->zstd_level, transfer->threads,
+                                 &error);
+        Py_END_ALLOW_THREADS
+    }
+    if (code) {
         bind_raise(self->stream.state, &error, bind_target_text(target));
         return -1;
     }
@@ -72,16 +82,16 @@ static int parse_arguments(struct arguments *arguments, PyObject *args, PyObject
     static const char *const names[] = {"uri",          "part_size",        "max_concurrency",
                                         "content_type", "content_encoding", "storage_class",
                                         "metadata",     "if_none_match",    "expected_size",
-                                        "checksum",     NULL};
+                                        "checksum",     "zstd_level",       NULL};
     const char *checksum = NULL;
     int if_none_match = 0;
     *arguments = (struct arguments){NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O|$OOzzzOpKz:ObjectWriter", BIND_NAMES(names), &arguments->uri,
+            args, keywords, "O|$OOzzzOpKzi:ObjectWriter", BIND_NAMES(names), &arguments->uri,
             &arguments->part_size, &arguments->max_concurrency,
             &arguments->options.content_type, &arguments->options.content_encoding,
             &arguments->options.storage_class, &arguments->metadata, &if_none_match,
-            &arguments->expected_bytes, &checksum)) {
+            &arguments->expected_bytes, &checksum, &arguments->zstd_level)) {
         return -1;
     }
     arguments->options.if_none_match = if_none_match != 0;
@@ -138,10 +148,13 @@ static void release_kept(struct writer_object *self, uint64_t end)
 static void free_put(struct writer_object *self)
 {
     struct s3d_put *put = self->put;
+    struct bind_compress *compress = bind_stream_forked(&self->stream) ? NULL : self->compress;
     self->put = NULL;
+    self->compress = NULL;
     if (put) {
         Py_BEGIN_ALLOW_THREADS
         s3d_put_free(put); /* joins: nothing refers to the kept objects' memory afterwards */
+        bind_compress_free(compress);
         Py_END_ALLOW_THREADS
     }
     if (!bind_stream_forked(&self->stream)) {
@@ -267,6 +280,7 @@ static int check_writable(struct writer_object *self)
 
 struct write_step {
     struct s3d_put *put;
+    struct bind_compress *compress;
     const void *data;
     size_t length;
     size_t written;
@@ -279,14 +293,28 @@ static enum s3d_code step_write(void *context, int64_t timeout_ms, struct s3d_er
                          error);
 }
 
+static enum s3d_code step_compress(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct write_step *step = context;
+    return bind_compress_write(step->compress, step->put, step->data, step->length,
+                               &step->written, timeout_ms, error);
+}
+
+/* `how`, unless the bytes are compressed on the way. */
+static enum s3d_code run_write(struct writer_object *self, bind_step *how, const void *data,
+                               size_t length, struct s3d_error *error)
+{
+    struct write_step step = {self->put, self->compress, data, length, 0};
+    return bind_wait(self->compress ? step_compress : how, &step, error);
+}
+
 /* Of strided memory gathered at once. */
 enum { GATHER_BYTES = 256 * 1024 };
 
 static enum s3d_code write_bytes(struct writer_object *self, const void *data, size_t length,
                                  struct s3d_error *error)
 {
-    struct write_step step = {self->put, data, length, 0};
-    return bind_wait(step_write, &step, error);
+    return run_write(self, step_write, data, length, error);
 }
 
 static size_t gather_next(struct bind_gather *gather, char *scratch)
@@ -392,11 +420,11 @@ static int append_locked(struct writer_object *self, PyObject *owner, const void
                          size_t length, bind_step *how)
 {
     struct s3d_error error;
-    struct write_step step = {self->put, data, length, 0};
-    if (check_writable(self) || (owner && keep(self, owner, self->position + length))) {
+    if (check_writable(self) ||
+        (owner && !self->compress && keep(self, owner, self->position + length))) {
         return -1;
     }
-    enum s3d_code code = length ? bind_wait(how, &step, &error) : S3D_OK;
+    enum s3d_code code = length ? run_write(self, how, data, length, &error) : S3D_OK;
     if (code) {
         poison(self, code, &error);
         return -1;
@@ -542,13 +570,19 @@ const char *bind_writer_uri(PyObject *writer)
 
 static enum s3d_code step_finish(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
-    return s3d_put_finish(context, timeout_ms, error);
+    struct writer_object *self = context;
+    enum s3d_code code = S3D_OK;
+    if (self->compress) {
+        code = bind_compress_finish(self->compress, self->put, timeout_ms, error);
+    }
+    return code ? code : s3d_put_finish(self->put, timeout_ms, error);
 }
 
 static PyObject *new_metadata(const struct writer_object *self)
 {
     unsigned long long bytes = s3d_put_bytes(self->put);
-    return Py_BuildValue("{s:K,s:K,s:s,s:O}", "size", bytes, "bytes_written", bytes, "etag",
+    return Py_BuildValue("{s:K,s:K,s:s,s:O}", "size", bytes, "bytes_written",
+                         (unsigned long long)self->position, "etag",
                          s3d_put_etag(self->put), "uri", self->stream.name);
 }
 
@@ -563,7 +597,7 @@ static PyObject *raise_aborted(struct writer_object *self)
 static PyObject *commit(struct writer_object *self)
 {
     struct s3d_error error;
-    enum s3d_code code = bind_wait(step_finish, self->put, &error);
+    enum s3d_code code = bind_wait(step_finish, self, &error);
     if (code) {
         poison(self, code, &error);
         if (self->stream.failure.error.code) {

@@ -62,6 +62,7 @@ struct s3d_object {
     uint64_t size_bytes;
     int64_t modified_s; /* Unix time, 0: unknown */
     char etag[S3D_ETAG_MAX];
+    char content_encoding[32]; /* "" where there is none */
 };
 
 /* One line of CompleteMultipartUpload. */

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import mmap
 import pickle
+import uuid
 from typing import Any
 
 import ml_dtypes
@@ -248,7 +249,9 @@ def test_requests_for_a_whole_object(
 
 @pytest.mark.parametrize("use", GETS)
 @pytest.mark.parametrize("concurrent", [None, True, False])
-def test_the_same_bytes_each_way(target: Any, threshold: int, use: str, concurrent: Any) -> None:
+def test_the_same_bytes_each_way(
+    target: Any, threshold: int, use: str, concurrent: Any
+) -> None:
     data = LARGE.tobytes()
     for size in (0, 1, 65536, 65537, MIB, MIB + 1, 4 * MIB - 1, 4 * MIB, len(data)):
         target.write("x", data[:size])
@@ -269,19 +272,27 @@ def test_a_number_is_no_answer_to_concurrent(target: Any, use: str) -> None:
             GETS[use](target.uri("x"), concurrent=wrong)
 
 
+@pytest.fixture
+def key() -> str:
+    """A key of this test's own: a request that an earlier one cancelled may come late."""
+    return uuid.uuid4().hex
+
+
 @pytest.mark.parametrize("use", GETS)
 @pytest.mark.parametrize("op", ["GetObject", "HeadObject"])
 def test_a_failing_request_for_a_whole_object(
-    s3_own: Any, threshold: int, use: str, op: str
+    s3_own: Any, key: str, threshold: int, use: str, op: str
 ) -> None:
-    s3_own.put("x", LARGE.tobytes())
+    s3_own.put(key, LARGE.tobytes())
     concurrent = None if op == "GetObject" else False
-    once = s3_own.server.add_fault(op=op, kind="status", status=500)
-    assert GETS[use](s3_own.uri("x"), concurrent=concurrent) == LARGE.tobytes()
+    once = s3_own.server.add_fault(key=key, op=op, kind="status", status=500)
+    assert GETS[use](s3_own.uri(key), concurrent=concurrent) == LARGE.tobytes()
     assert once.hits() == 1
-    always = s3_own.server.add_fault(op=op, kind="status", status=403, code="AccessDenied")
+    always = s3_own.server.add_fault(
+        key=key, op=op, kind="status", status=403, code="AccessDenied"
+    )
     with pytest.raises(PermissionError):
-        GETS[use](s3_own.uri("x"), concurrent=concurrent)
+        GETS[use](s3_own.uri(key), concurrent=concurrent)
     assert always.hits() == 1
 
 
@@ -289,35 +300,43 @@ def test_a_failing_request_for_a_whole_object(
 @pytest.mark.parametrize("kind", ["reset_after", "truncate"])
 @pytest.mark.parametrize("size", [300_000, 3 * 4 * MIB - 5])
 def test_a_first_request_cut_in_its_body(
-    s3_own: Any, threshold: int, use: str, kind: str, size: int
+    s3_own: Any, key: str, threshold: int, use: str, kind: str, size: int
 ) -> None:
     """Its second attempt finds the memory in place, and the rest on its way."""
     data = LARGE.tobytes()[:size]
-    s3_own.put("x", data)
-    fault = s3_own.server.add_fault(op="GetObject", kind=kind, bytes=100_000, range_from=0)
-    assert GETS[use](s3_own.uri("x")) == data
+    s3_own.put(key, data)
+    fault = s3_own.server.add_fault(
+        key=key, op="GetObject", kind=kind, bytes=100_000, range_from=0
+    )
+    assert GETS[use](s3_own.uri(key)) == data
     assert fault.hits() == 1
 
 
 @pytest.mark.parametrize("use", GETS)
 @pytest.mark.parametrize("skip", [0, 1])
 def test_another_version_after_the_first_headers(
-    s3_own: Any, threshold: int, use: str, skip: int
+    s3_own: Any, key: str, threshold: int, use: str, skip: int
 ) -> None:
     """Between head and rest, and between two attempts at the head."""
-    s3_own.put("x", LARGE.tobytes())
-    cut = s3_own.server.add_fault(op="GetObject", kind="reset_after", bytes=100_000, range_from=0)
-    fault = s3_own.server.add_fault(op="GetObject", kind="etag_change", skip=skip, count=-1)
+    s3_own.put(key, LARGE.tobytes())
+    cut = s3_own.server.add_fault(
+        key=key, op="GetObject", kind="reset_after", bytes=100_000, range_from=0
+    )
+    fault = s3_own.server.add_fault(
+        key=key, op="GetObject", kind="etag_change", skip=skip, count=-1
+    )
     with pytest.raises(s3dlio_np.ObjectChangedError):
-        GETS[use](s3_own.uri("x"))
+        GETS[use](s3_own.uri(key))
     assert (cut.hits(), fault.hits() >= 1) == (1, True)
 
 
 @pytest.mark.parametrize("use", GETS)
-def test_a_range_that_the_server_ignores(s3_own: Any, threshold: int, use: str) -> None:
+def test_a_range_that_the_server_ignores(
+    s3_own: Any, key: str, threshold: int, use: str
+) -> None:
     data = LARGE.tobytes()
     for size in (10, 3 * MIB):
-        s3_own.put("x", data[:size])
-        fault = s3_own.server.add_fault(op="GetObject", kind="ignore_range")
-        assert GETS[use](s3_own.uri("x")) == data[:size]
+        s3_own.put(key, data[:size])
+        fault = s3_own.server.add_fault(key=key, op="GetObject", kind="ignore_range")
+        assert GETS[use](s3_own.uri(key)) == data[:size]
         assert fault.hits() == 1
