@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import zstandard
 
 import s3dlio_np
 import s3dlio_torch
@@ -127,3 +129,88 @@ def test_a_refused_part_is_told(s3_own: Any) -> None:
         )
     assert fault.hits() >= 1
     assert (s3_own.objects(), s3_own.uploads()) == ({}, [])
+
+
+# --- compressed ---------------------------------------------------------------------------------
+
+ZSTD = s3dlio_np.WriterOptions(compression="zstd", part_size=PART)
+
+
+def make_large_state() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "layer.weight": torch.randint(0, 4, (3000, 1000), generator=generator).float(),
+        "layer.bias": torch.arange(1000.0),
+        "head": torch.zeros(500, 300, dtype=torch.bfloat16),
+        "shared": torch.ones(7),
+    }
+
+
+def test_a_compressed_checkpoint(s3: Any) -> None:
+    """The same archive, compressed on the way; every way to load decompresses."""
+    state = make_large_state()
+    s3dlio_torch.save(state, s3.uri("m.pt"), options=ZSTD)
+    stored = s3.get("m.pt")
+    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as reader:
+        archive = reader.read()
+    assert len(stored) < len(archive) / 3
+    assert_same(torch.load(io.BytesIO(archive)), state)
+    assert_same(s3dlio_torch.load(s3.uri("m.pt")), state)
+    assert_same(s3dlio_torch.load_torch_state(s3.uri("m.pt"), concurrent=False), state)
+    part = s3dlio_torch.load(s3.uri("m.pt"), keys="layer")
+    assert_same(part, {name: state[name] for name in ("layer.weight", "layer.bias")})
+    assert s3dlio_torch.inspect(s3.uri("m.pt"))["head"].shape == (500, 300)
+    with s3dlio_np.open(s3.uri("m.pt")) as stream:
+        assert_same(torch.load(stream), state)
+
+
+def test_what_another_tool_compressed(s3: Any) -> None:
+    """No table tells the size of the archive, whose directory lies at its end."""
+    state = make_large_state()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    compressor = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    stored = compressor.compress(buffer.getvalue()) + compressor.flush()
+    options = s3dlio_np.WriterOptions(content_encoding="zstd")
+    s3dlio_np.put(s3.uri("m.pt"), stored, options=options)
+    assert_same(s3dlio_torch.load(s3.uri("m.pt")), state)
+
+
+def test_compressed_safetensors(s3: Any) -> None:
+    state = make_large_state()
+    s3dlio_torch.save_safetensors(state, s3.uri("m.safetensors"), options=ZSTD)
+    loaded = s3dlio_torch.load_safetensors(s3.uri("m.safetensors"))
+    assert loaded.keys() == state.keys()
+    assert_same({name: loaded[name] for name in state}, state)
+    one = s3dlio_torch.load_safetensors(s3.uri("m.safetensors"), keys=["shared"])
+    assert_same(one, {"shared": state["shared"]})
+
+
+def test_a_damaged_record_in_a_good_frame(s3: Any) -> None:
+    """The archive's own sums are checked as well."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.arange(100_000)}, buffer)
+    archive = bytearray(buffer.getvalue())
+    archive[len(archive) // 2] ^= 1
+    stored = zstandard.ZstdCompressor(write_checksum=True).compress(bytes(archive))
+    options = s3dlio_np.WriterOptions(content_encoding="zstd")
+    s3dlio_np.put(s3.uri("m.pt"), stored, options=options)
+    with pytest.raises(s3dlio_np.IntegrityError, match="CRC-32"):
+        s3dlio_torch.load(s3.uri("m.pt"))
+
+
+def test_a_damaged_frame(s3: Any) -> None:
+    s3dlio_torch.save(make_large_state(), s3.uri("m.pt"), options=ZSTD)
+    stored = bytearray(s3.get("m.pt"))
+    stored[len(stored) // 2] ^= 1
+    options = s3dlio_np.WriterOptions(content_encoding="zstd")
+    s3dlio_np.put(s3.uri("m.pt"), bytes(stored), options=options)
+    with pytest.raises(s3dlio_np.IntegrityError, match="zstd"):
+        s3dlio_torch.load(s3.uri("m.pt"))
+
+
+def test_a_compressed_file(tmp_path: Path) -> None:
+    state = make_large_state()
+    s3dlio_torch.save(state, tmp_path / "m.pt.zst", options=ZSTD)
+    with s3dlio_np.open(tmp_path / "m.pt.zst", decompress=True) as stream:
+        assert_same(torch.load(stream), state)
