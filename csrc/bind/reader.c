@@ -392,6 +392,39 @@ static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t
     return bytes;
 }
 
+/* The same into page memory, which is aligned as Arrow and BLAS like it. */
+static PyObject *read_pages_and_advance(struct reader_object *self, size_t length)
+{
+    void *data;
+    PyObject *pages = bind_pages_new(self->stream.state, length, &data);
+    if (!pages || fill(self, 0, data, length) < 0) {
+        Py_XDECREF(pages);
+        return NULL;
+    }
+    self->position += length;
+    return bind_pages_view(pages, false);
+}
+
+static PyObject *reader_read_buffer(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct reader_object *self = (struct reader_object *)object;
+    Py_ssize_t size;
+    if (size_argument(args, count, "read_buffer", &size) || enter(self)) {
+        return NULL;
+    }
+    size_t length = at_most(remaining(self), size < 0 ? PY_SSIZE_T_MAX : (size_t)size);
+    PyObject *view = NULL;
+    if (is_sized(self) && length >= CHUNK_BYTES) {
+        view = read_pages_and_advance(self, length);
+    } else {
+        PyObject *bytes = read_and_advance(self, length);
+        view = bytes ? PyMemoryView_FromObject(bytes) : NULL;
+        Py_XDECREF(bytes);
+    }
+    leave(self);
+    return view;
+}
+
 /* How many bytes one wait can give, at most `limit`: what is in memory, or else a chunk. */
 static size_t one_wait(struct reader_object *self, size_t limit)
 {
@@ -674,6 +707,9 @@ static PyMethodDef reader_methods[] = {
      "copy in between.\n\nReturns the number of bytes, less than its size only at the end."},
     {"readinto1", reader_readinto1, METH_O,
      "readinto1(buffer, /)\n--\n\nLike readinto() with at most one wait."},
+    {"read_buffer", BIND_FAST(reader_read_buffer), METH_FASTCALL,
+     "read_buffer(size=-1, /)\n--\n\nLike read(), but a read-only memoryview; from 64 KiB on of page "
+     "memory of its own. (pyarrow asks for it.)"},
     {"peek", BIND_FAST(reader_peek), METH_FASTCALL,
      "peek(size=0, /)\n--\n\nBytes from the position on that are in memory, without moving."},
     {"readline", BIND_FAST(reader_readline), METH_FASTCALL,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import array
+import csv
+import io
 import mmap
 import pickle
 import uuid
+import zipfile
 from typing import Any
 
 import ml_dtypes
@@ -340,3 +343,200 @@ def test_a_range_that_the_server_ignores(
         fault = s3_own.server.add_fault(key=key, op="GetObject", kind="ignore_range")
         assert GETS[use](s3_own.uri(key)) == data[:size]
         assert fault.hits() == 1
+
+
+# --- the traps of io ----------------------------------------------------------------------------
+
+TEXT = b"".join(b"line %d\n" % i for i in range(30_000)) + b"no newline at the end"
+
+
+@pytest.fixture
+def text(target: Any) -> Any:
+    target.write("t", TEXT)
+    with s3dlio_np.open(target.uri("t"), part_size=65536) as stream:
+        yield stream
+
+
+@pytest.mark.parametrize(
+    "name", ["read", "read1", "readinto", "readline", "peek", "seek", "tell"]
+)
+def test_what_is_called_often_is_in_c(name: str) -> None:
+    assert type(getattr(s3dlio_np.ObjectReader, name)).__name__ == "method_descriptor"
+    for kind in (s3dlio_np.ObjectReader, s3dlio_np.ObjectWriter):
+        assert type(kind.__dict__["closed"]).__name__ == "getset_descriptor"
+        assert type(kind) is type  # abc.ABCMeta would make each isinstance() slow
+    for kind in (s3dlio_np.PyObjectStream, s3dlio_np.S3OutputStream):
+        assert type(kind.write).__name__ == "method_descriptor"  # type: ignore[attr-defined]
+
+
+def test_reads_are_of_full_length(text: Any) -> None:
+    """pickle and h5py take a short read for a cut file."""
+    for size in (1, 65535, 65537, 200_000):
+        text.seek(3)
+        assert text.read(size) == TEXT[3 : 3 + size]
+        buffer = bytearray(size)
+        text.seek(3)
+        assert text.readinto(buffer) == size
+    text.seek(-5, 2)
+    assert text.read(6) == TEXT[-5:]
+    assert text.read(1) == b""
+
+
+def test_read_buffer_is_read_into_aligned_memory(text: Any) -> None:
+    """pyarrow's hook for reads without a copy."""
+    view = text.read_buffer(100_000)
+    assert view.readonly
+    assert view == TEXT[:100_000]
+    assert np.frombuffer(view, np.uint8).ctypes.data % 4096 == 0
+    assert text.tell() == 100_000
+    small = text.read_buffer(10)
+    assert (small.readonly, bytes(small)) == (True, TEXT[100_000:100_010])
+    assert text.read_buffer() == TEXT[100_010:]
+    assert text.read_buffer(5) == text.read_buffer() == b""
+    text.seek(0)
+    assert text.read_buffer(None) == TEXT
+    assert view == TEXT[:100_000]  # never used again
+    with pytest.raises(TypeError):
+        text.read_buffer("5")
+    text.close()
+    with pytest.raises(ValueError, match="closed"):
+        text.read_buffer(1)
+
+
+def test_standard_wrappers_on_a_reader(text: Any, target: Any) -> None:
+    with io.TextIOWrapper(text, "ascii", newline="\n") as wrapped:
+        assert wrapped.readline() == "line 0\n"
+        assert sum(1 for _ in wrapped) == 30_000
+        assert wrapped.seek(0) == 0
+        assert wrapped.read() == TEXT.decode()
+    assert text.closed
+    with s3dlio_np.open(target.uri("t")) as stream:
+        buffered = io.BufferedReader(stream, 5000)
+        assert buffered.peek(10)[:5] == TEXT[:5]
+        assert buffered.readline() == b"line 0\n"
+        assert buffered.read(100_000) == TEXT[7:100_007]
+        buffered.seek(-3, io.SEEK_END)
+        assert buffered.read() == TEXT[-3:]
+        buffered.detach()
+        assert not stream.closed
+
+
+def test_standard_wrappers_on_a_writer(target: Any) -> None:
+    with s3dlio_np.open(target.uri("x"), "wb") as stream:
+        buffered = io.BufferedWriter(stream, 10)  # type: ignore[type-var]
+        assert buffered.write(b"0123456789" * 3) == 30
+        buffered.flush()
+        buffered.detach()
+        wrapped = io.TextIOWrapper(stream, "utf-8", newline="\r\n")
+        wrapped.write("grün\n")
+        wrapped.flush()
+        wrapped.detach()
+        assert stream.tell() == 30 + 7
+    assert target.read("x") == b"0123456789" * 3 + "grün\r\n".encode()
+
+
+def test_csv_over_text(target: Any) -> None:
+    rows = [["a", "b,c", 'd"e'], ["1", "zwei\nzeilen", "ü"]]
+    with s3dlio_np.open(target.uri("c"), "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    with s3dlio_np.open(target.uri("c"), "r", newline="") as stream:
+        assert list(csv.reader(stream)) == rows
+
+
+def test_text_positions_and_modes(target: Any) -> None:
+    target.write("t", "grün\nblau\n".encode())
+    with s3dlio_np.open(target.uri("t"), "r") as stream:
+        assert stream.readline() == "grün\n"
+        place = stream.tell()
+        assert stream.read() == "blau\n"
+        stream.seek(place)
+        assert stream.read() == "blau\n"
+        assert (stream.readable(), stream.writable(), stream.seekable()) == (True, False, True)
+        assert stream.name == target.uri("t")
+        with pytest.raises(io.UnsupportedOperation):
+            stream.write("x")
+    with s3dlio_np.open(target.uri("u"), "w") as stream:
+        with pytest.raises(io.UnsupportedOperation):
+            stream.read()
+        with pytest.raises((io.UnsupportedOperation, OSError)):
+            stream.seek(0)
+        with pytest.raises(TypeError):
+            stream.write(b"bytes")  # type: ignore[arg-type]
+        stream.write("x")
+    assert target.read("u") == b"x"
+
+
+def test_undecodable_text(target: Any) -> None:
+    target.write("t", b"\xff\xfe")
+    with s3dlio_np.open(target.uri("t"), "r") as stream:
+        with pytest.raises(UnicodeDecodeError):
+            stream.read()
+    with s3dlio_np.open(target.uri("t"), "r", errors="replace") as stream:
+        assert stream.read() == "\ufffd\ufffd"
+
+
+def test_no_file_descriptor_even_of_a_file(target: Any) -> None:
+    """np.fromfile, PIL and torch would read past our position."""
+    target.write("t", TEXT)
+    for mode in ("rb", "r", "wb", "w"):
+        with s3dlio_np.open(target.uri("t"), mode) as stream:
+            with pytest.raises(io.UnsupportedOperation):
+                stream.fileno()
+    target.write("t", TEXT)
+    with s3dlio_np.open(target.uri("x"), "wb") as stream:
+        with pytest.raises(OSError):
+            np.arange(3.0).tofile(stream)
+    with s3dlio_np.open(target.uri("a"), "wb") as stream:
+        np.save(stream, np.arange(9.0))
+    with s3dlio_np.open(target.uri("a")) as stream:
+        with pytest.raises((TypeError, OSError)):
+            np.load(stream, mmap_mode="r")
+        with pytest.raises((TypeError, OSError)):
+            np.memmap(stream)
+
+
+def test_a_writer_that_cannot_seek_says_so_by_oserror(target: Any) -> None:
+    """zipfile takes the stream for unseekable then; a ValueError would end it."""
+    with s3dlio_np.open(target.uri("z"), "wb") as stream:
+        for how in ((0,), (0, 1), (0, 2), (5,)):
+            with pytest.raises(OSError) as caught:
+                stream.seek(*how)
+            assert isinstance(caught.value, io.UnsupportedOperation)
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a", b"1" * 100_000)
+            with archive.open("b", "w") as member:
+                member.write(TEXT)
+    with zipfile.ZipFile(s3dlio_np.open(target.uri("z"))) as archive:
+        assert archive.testzip() is None
+        assert archive.read("b") == TEXT
+
+
+def test_tiny_archives(target: Any) -> None:
+    """np.load looks 42 bytes before the end of a zip of 22: that must be an OSError."""
+    with s3dlio_np.open(target.uri("e"), "wb") as stream:
+        np.savez(stream)
+    assert np.load(s3dlio_np.open(target.uri("e"))).files == []
+
+
+def test_closed_streams_raise_valueerror(target: Any) -> None:
+    target.write("t", TEXT)
+    stream = s3dlio_np.open(target.uri("t"))
+    stream.close()
+    stream.close()
+    uses: list[Any] = [
+        stream.read,
+        stream.read1,
+        stream.peek,
+        stream.readline,
+        stream.tell,
+        stream.readable,
+        stream.seekable,
+        lambda: stream.seek(0),
+        lambda: stream.readinto(bytearray(1)),
+        lambda: next(stream),
+        lambda: stream.__enter__(),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    assert (stream.closed, stream.name, stream.mode) == (True, target.uri("t"), "rb")
