@@ -87,6 +87,9 @@ static void head_done(struct s3d_request *request)
                                         (unsigned long long)request->result.received_bytes,
                                         (unsigned long long)expected);
     }
+    if (!request->result.code) {
+        s3d_count(&whole->store->engine->stats.objects_opened, 1);
+    }
     if (request->result.code && !error->operation[0]) {
         s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
     }
