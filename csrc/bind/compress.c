@@ -32,7 +32,8 @@ enum s3d_code bind_compress_new(struct bind_compress **out, int level, unsigned 
     if (!compress) {
         return s3d_fail_memory(error, sizeof *compress);
     }
-    enum s3d_code code = s3d_zstd_encoder_new(&compress->encoder, level, thread_count(threads), error);
+    enum s3d_code code =
+        s3d_zstd_encoder_new(&compress->encoder, level, thread_count(threads), error);
     if (code) {
         s3d_free(compress);
         return code;

@@ -15,8 +15,7 @@ void bind_gather_init(struct bind_gather *gather, const Py_buffer *view)
                                    .ended = !view->len};
     while (gather->outer && !gather->ended) {
         int last = gather->outer - 1;
-        bool together =
-            !view->strides || view->strides[last] == (Py_ssize_t)gather->run_bytes;
+        bool together = !view->strides || view->strides[last] == (Py_ssize_t)gather->run_bytes;
         if (!together || is_indirect(view, last)) {
             break;
         }

@@ -1,6 +1,6 @@
 /*
- * Strided memory in its logical (C) order, piece by piece. Pure arithmetic over a Py_buffer that its
- * owner holds: runs without the GIL.
+ * Strided memory in its logical (C) order, piece by piece. Pure arithmetic over a Py_buffer that
+ * its owner holds: runs without the GIL.
  */
 #ifndef S3D_BIND_GATHER_H
 #define S3D_BIND_GATHER_H

@@ -115,9 +115,8 @@ static enum s3d_code look_at_footer(struct bind_inflate *inflate, int64_t timeou
     if (inflate->object_bytes < S3D_ZSTD_FOOTER_BYTES) {
         return S3D_OK;
     }
-    enum s3d_code code =
-        fetch(inflate, inflate->object_bytes - S3D_ZSTD_FOOTER_BYTES, inflate->ends,
-              S3D_ZSTD_FOOTER_BYTES, timeout_ms, error);
+    enum s3d_code code = fetch(inflate, inflate->object_bytes - S3D_ZSTD_FOOTER_BYTES,
+                               inflate->ends, S3D_ZSTD_FOOTER_BYTES, timeout_ms, error);
     if (!code) {
         inflate->table_bytes = s3d_zstd_table_bytes(inflate->ends, inflate->object_bytes);
     }
@@ -151,8 +150,9 @@ static enum s3d_code read_table(struct bind_inflate *inflate, int64_t timeout_ms
 enum s3d_code bind_inflate_open(struct bind_inflate *inflate, int64_t timeout_ms,
                                 struct s3d_error *error)
 {
-    static enum s3d_code (*const stages[])(struct bind_inflate *, int64_t, struct s3d_error *) =
-        {look_at_start, look_at_footer, read_table};
+    static enum s3d_code (*const stages[])(struct bind_inflate *, int64_t,
+                                           struct s3d_error *) = {look_at_start, look_at_footer,
+                                                                  read_table};
     enum s3d_code code = S3D_OK;
     while (!code && inflate->open_stage < (int)(sizeof stages / sizeof *stages)) {
         code = stages[inflate->open_stage](inflate, timeout_ms, error);
@@ -199,7 +199,8 @@ static enum s3d_code frame_has_ended(struct bind_inflate *inflate, struct s3d_er
         return S3D_OK;
     }
     return s3d_fail(error, S3D_INTEGRITY,
-                    "zstd frame %zu does not end where the object's table says", inflate->frame);
+                    "zstd frame %zu does not end where the object's table says",
+                    inflate->frame);
 }
 
 static void restart(struct bind_inflate *inflate, size_t frame)
@@ -215,10 +216,11 @@ static void restart(struct bind_inflate *inflate, size_t frame)
 static enum s3d_code end_of_input(struct bind_inflate *inflate, struct s3d_error *error)
 {
     if (inflate->in_frame) {
-        return s3d_fail(error, S3D_INTEGRITY,
-                        "it ends in the middle of a zstd frame: it was cut off after %llu bytes of "
-                        "content",
-                        (unsigned long long)inflate->at);
+        return s3d_fail(
+            error, S3D_INTEGRITY,
+            "it ends in the middle of a zstd frame: it was cut off after %llu bytes of "
+            "content",
+            (unsigned long long)inflate->at);
     }
     if (inflate->size_known && inflate->size != inflate->at) {
         return s3d_fail(error, S3D_INTEGRITY, "its zstd frames hold %llu bytes, not %llu",
@@ -272,8 +274,8 @@ static enum s3d_code decode(struct bind_inflate *inflate, char *to, size_t room,
     return frame_ended ? frame_has_ended(inflate, error) : S3D_OK;
 }
 
-/* A frame's checksum comes behind its content: it is looked at before the last of that is given away,
- * where the table tells that it is the last. */
+/* A frame's checksum comes behind its content: it is looked at before the last of that is given
+ * away, where the table tells that it is the last. */
 static enum s3d_code check_frame_end(struct bind_inflate *inflate, int64_t timeout_ms,
                                      struct s3d_error *error)
 {
@@ -390,8 +392,8 @@ enum s3d_code bind_inflate_read(struct bind_inflate *inflate, uint64_t offset, v
         if (deadline_ms >= 0 && left_ms <= 0 && !bind_inflate_buffered(inflate, at)) {
             return S3D_AGAIN;
         }
-        code = read_step(inflate, at, (char *)data + *got, length - *got, &copied, left_ms,
-                         error);
+        code =
+            read_step(inflate, at, (char *)data + *got, length - *got, &copied, left_ms, error);
         *got += copied;
     }
     return code ? code : check_frame_end(inflate, timeout_ms, error);

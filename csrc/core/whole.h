@@ -19,8 +19,8 @@ struct s3d_whole_plan {
     uint64_t head_bytes; /* what the first request asks for */
     uint64_t part_bytes; /* of the ranges of the rest */
     unsigned concurrency;
-    /* Memory for the head: the lesser of size and head_bytes. Called once, when an object that is not
-     * empty begins to arrive; NULL: there is none. The memory stays valid until s3d_whole_free. */
+    /* Memory for the head: the lesser of size and head_bytes. Called once, when an object that is
+     * not empty begins to arrive; NULL: there is none. It stays valid until s3d_whole_free. */
     char *(*place)(void *context, uint64_t size_bytes);
     void *context;
 };

@@ -18,9 +18,9 @@ enum {
     ENTRIES_START = 64,
     RATIO_MAX = 32 * 1024, /* a block of 128 KiB takes four bytes at least */
 };
-#define TABLE_MAGIC 0x184D2A5Eu
-#define FOOTER_MAGIC 0x8F92EAB1u
-#define FRAME_MAGIC 0xFD2FB528u
+#define TABLE_MAGIC     0x184D2A5Eu
+#define FOOTER_MAGIC    0x8F92EAB1u
+#define FRAME_MAGIC     0xFD2FB528u
 #define SKIPPABLE_MAGIC 0x184D2A50u
 
 static void put_u32(unsigned char *at, uint32_t value)
@@ -42,9 +42,10 @@ static enum s3d_code fail(size_t result, const char *what, struct s3d_error *err
         return s3d_fail(error, S3D_NO_MEMORY, "zstd has no memory to %s", what);
     }
     if (ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge) {
-        return s3d_fail(error, S3D_INTEGRITY,
-                        "the zstd frame wants a window of more than 128 MiB to decompress: it was "
-                        "made with --long or --ultra, or is damaged");
+        return s3d_fail(
+            error, S3D_INTEGRITY,
+            "the zstd frame wants a window of more than 128 MiB to decompress: it was "
+            "made with --long or --ultra, or is damaged");
     }
     return s3d_fail(error, S3D_INTEGRITY, "zstd could not %s: %s", what,
                     ZSTD_getErrorName(result));
@@ -58,9 +59,9 @@ struct s3d_zstd_encoder {
     ZSTD_CCtx *context;
     enum encoder_state state;
     uint64_t frame_content, frame_stored; /* of the running frame, so far */
-    unsigned char *table;                 /* head, then an entry for each frame that has ended */
-    size_t table_count, table_capacity;   /* in entries */
-    size_t table_bytes, table_given;      /* once it is whole */
+    unsigned char *table;               /* head, then an entry for each frame that has ended */
+    size_t table_count, table_capacity; /* in entries */
+    size_t table_bytes, table_given;    /* once it is whole */
 };
 
 static size_t frame_bytes(const struct s3d_zstd_encoder *encoder)
@@ -134,8 +135,8 @@ enum s3d_code s3d_zstd_encoder_new(struct s3d_zstd_encoder **out, int level, uns
         return s3d_fail_memory(error, sizeof *encoder);
     }
     encoder->context = ZSTD_createCCtx();
-    enum s3d_code code = encoder->context ? grow_table(encoder, error)
-                                          : s3d_fail_memory(error, sizeof *encoder);
+    enum s3d_code code =
+        encoder->context ? grow_table(encoder, error) : s3d_fail_memory(error, sizeof *encoder);
     code = code ? code : set_up(encoder->context, level, threads, error);
     code = code ? code : start_threads(encoder->context, error);
     if (code) {
@@ -323,7 +324,8 @@ uint64_t s3d_zstd_table_bytes(const unsigned char footer[S3D_ZSTD_FOOTER_BYTES],
 
 static enum s3d_code fail_table(struct s3d_error *error)
 {
-    return s3d_fail(error, S3D_INTEGRITY, "the table of its zstd frames does not fit the object");
+    return s3d_fail(error, S3D_INTEGRITY,
+                    "the table of its zstd frames does not fit the object");
 }
 
 static bool add_entry(struct s3d_zstd_table *table, const unsigned char *entry)
@@ -336,7 +338,8 @@ static bool add_entry(struct s3d_zstd_table *table, const unsigned char *entry)
 }
 
 enum s3d_code s3d_zstd_table_read(struct s3d_zstd_table *table, const unsigned char *data,
-                                  uint64_t bytes, uint64_t object_bytes, struct s3d_error *error)
+                                  uint64_t bytes, uint64_t object_bytes,
+                                  struct s3d_error *error)
 {
     const unsigned char *footer = data + bytes - S3D_ZSTD_FOOTER_BYTES;
     size_t count = get_u32(footer), each = entry_bytes(footer[4]);

@@ -49,7 +49,8 @@ S3D_MUST_USE enum s3d_code s3d_zstd_decoder_new(struct s3d_zstd_decoder **decode
                                                 struct s3d_error *error);
 /* Begins anew with a frame. */
 void s3d_zstd_decoder_reset(struct s3d_zstd_decoder *decoder);
-/* *frame_ended: flow->from was left behind a frame, all of which has been given. INTEGRITY: damaged. */
+/* *frame_ended: flow->from was left behind a frame, and all of it has been given. INTEGRITY:
+ * damaged. */
 S3D_MUST_USE enum s3d_code s3d_zstd_decode(struct s3d_zstd_decoder *decoder,
                                            struct s3d_zstd_flow *flow, bool *frame_ended,
                                            struct s3d_error *error);
@@ -62,7 +63,7 @@ bool s3d_zstd_is_frame(const unsigned char start[4]);
 
 enum { S3D_ZSTD_FOOTER_BYTES = 9 };
 
-/* Where the frames begin: frame i is [stored[i], stored[i + 1]) and holds [content[i], content[i + 1]). */
+/* Frame i lies at [stored[i], stored[i + 1]) and holds [content[i], content[i + 1]). */
 struct s3d_zstd_table {
     size_t count;
     uint64_t *stored, *content; /* count + 1 of each; owned */

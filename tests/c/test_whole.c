@@ -135,11 +135,10 @@ static void test_the_rest_does_not_wait_for_the_head(void)
     struct s3d_whole *whole = NULL;
     struct s3d_error error;
     uint64_t size = 0;
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
-                                                       .at_offset = true,
-                                                       .offset = HEAD,
-                                                       .times = 1,
-                                                       .hold = true});
+    unsigned rule = fake_rule(
+        fake,
+        (struct fake_rule){
+            .verb = S3D_VERB_GET, .at_offset = true, .offset = HEAD, .times = 1, .hold = true});
     CHECK_CODE(start(&whole, fake, &memory, &error), S3D_OK);
     CHECK_CODE(s3d_whole_wait_size(whole, &size, -1, &error), S3D_OK);
     CHECK_CODE(s3d_whole_fetch_rest(whole, memory.data + HEAD, &error), S3D_OK);
@@ -157,10 +156,9 @@ static void test_the_rest_does_not_wait_for_the_head(void)
 static void test_failures_are_tried_again(void)
 {
     struct fake_store *fake = open_with_object(3 * MIB);
-    unsigned head = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
-                                                       .at_offset = true,
-                                                       .times = 1,
-                                                       .code = S3D_NETWORK});
+    unsigned head = fake_rule(
+        fake, (struct fake_rule){
+                  .verb = S3D_VERB_GET, .at_offset = true, .times = 1, .code = S3D_NETWORK});
     unsigned rest = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
                                                        .at_offset = true,
                                                        .offset = HEAD,

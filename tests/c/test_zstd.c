@@ -99,14 +99,16 @@ static void check_table(const struct bytes *stored, size_t content_bytes)
         s3d_zstd_table_read(&table, data + stored->size - bytes, bytes, stored->size, NULL),
         S3D_OK);
     CHECK(table.count == frames);
-    CHECK(table.stored[frames] == stored->size - bytes && table.content[frames] == content_bytes);
+    CHECK(table.stored[frames] == stored->size - bytes &&
+          table.content[frames] == content_bytes);
     for (size_t i = 0; i < frames; i++) {
         struct bytes content = {0};
         bool whole;
         size_t size = (size_t)(table.stored[i + 1] - table.stored[i]);
         CHECK(s3d_zstd_is_frame(data + table.stored[i]));
-        CHECK_CODE(expand(stored->data + table.stored[i], size, MIB, MIB, &content, &whole, NULL),
-                   S3D_OK);
+        CHECK_CODE(
+            expand(stored->data + table.stored[i], size, MIB, MIB, &content, &whole, NULL),
+            S3D_OK);
         CHECK(whole && content.size == table.content[i + 1] - table.content[i]);
         free(content.data);
     }
@@ -167,8 +169,7 @@ static void test_every_flipped_bit(void)
         struct s3d_error error;
         bool whole = false;
         stored.data[bit / 8] ^= (char)(1 << (bit % 8));
-        enum s3d_code code =
-            expand(stored.data, frame, MIB, 64 * KIB, &back, &whole, &error);
+        enum s3d_code code = expand(stored.data, frame, MIB, 64 * KIB, &back, &whole, &error);
         told += code != S3D_OK || !whole;
         CHECK(code == S3D_OK || code == S3D_INTEGRITY);
         CHECK(code || !whole ||
@@ -211,13 +212,12 @@ static void test_every_damaged_table(void)
             CHECK(data);
             memcpy(data, stored.data, stored.size);
             data[stored.size - TABLE + i] = (unsigned char)value;
-            uint64_t bytes = s3d_zstd_table_bytes(data + stored.size - S3D_ZSTD_FOOTER_BYTES,
-                                                  stored.size);
+            uint64_t bytes =
+                s3d_zstd_table_bytes(data + stored.size - S3D_ZSTD_FOOTER_BYTES, stored.size);
             CHECK(bytes <= stored.size);
-            enum s3d_code code =
-                bytes ? s3d_zstd_table_read(&table, data + stored.size - bytes, bytes,
-                                            stored.size, NULL)
-                      : S3D_INTEGRITY;
+            enum s3d_code code = bytes ? s3d_zstd_table_read(&table, data + stored.size - bytes,
+                                                             bytes, stored.size, NULL)
+                                       : S3D_INTEGRITY;
             CHECK(code == S3D_OK || code == S3D_INTEGRITY);
             CHECK(code || table.stored[table.count] == stored.size - bytes);
             s3d_zstd_table_fini(&table);
