@@ -562,6 +562,11 @@ size_t s3d_get_requests(const struct s3d_get *get)
     return get->slot_count;
 }
 
+const struct s3d_object *s3d_get_object(const struct s3d_get *get)
+{
+    return &get->object;
+}
+
 void s3d_get_free(struct s3d_get *get)
 {
     if (!get || s3d_engine_check(get->store->engine, NULL) == S3D_FORKED) {

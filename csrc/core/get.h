@@ -54,6 +54,8 @@ S3D_MUST_USE enum s3d_code s3d_get_wait_all(struct s3d_get *get, int64_t timeout
                                             struct s3d_error *error);
 /* How many requests it keeps in flight at most. */
 size_t s3d_get_requests(const struct s3d_get *get);
+/* After an OK: the version that is read. Valid until the get is freed. */
+const struct s3d_object *s3d_get_object(const struct s3d_get *get);
 /* Cancels and joins what still runs: afterwards nothing writes into any segment. NULL is allowed. */
 void s3d_get_free(struct s3d_get *get);
 
