@@ -324,7 +324,9 @@ static int begin_whole(struct whole *whole)
         .key = whole->target->uri.key,
         .head_bytes = whole->head_bytes,
         .part_bytes = whole->transfer.part_bytes,
+        .part_max_bytes = whole->transfer.part_max_bytes,
         .concurrency = whole->transfer.concurrency,
+        .fresh = whole->pages,
         .place = whole->pages ? place_in_pages : place_in_landing,
         .context = whole,
     };

@@ -146,6 +146,7 @@ enum s3d_code s3d_whole_new(struct s3d_whole **out, struct s3d_store *store,
     whole->head.key = whole->key;
     whole->head.length_bytes = plan->head_bytes;
     whole->head.at_most = true;
+    whole->head.fresh = plan->fresh;
     whole->head.spans = &whole->span;
     whole->head.span_count = 1;
     whole->head.begins = head_begins;
@@ -217,7 +218,9 @@ enum s3d_code s3d_whole_fetch_rest(struct s3d_whole *whole, char *rest, struct s
         .segments = &segment,
         .segment_count = 1,
         .part_bytes = whole->plan.part_bytes,
+        .part_max_bytes = whole->plan.part_max_bytes,
         .concurrency = whole->plan.concurrency,
+        .fresh = whole->plan.fresh,
         .if_match = whole->object.etag[0] ? whole->object.etag : NULL,
     };
     return s3d_get_new(&whole->rest, whole->store, &plan, error);
