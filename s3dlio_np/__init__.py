@@ -10,6 +10,14 @@ URIs: s3://bucket/key, file:///path, and plain paths. An object appears whole, w
 closed cleanly, or not at all.
 """
 
+from s3dlio_np._arrays import (
+    load,
+    load_numpy,
+    save,
+    save_numpy,
+    savez,
+    savez_compressed,
+)
 from s3dlio_np._errors import (
     AccessDeniedError,
     IntegrityError,
@@ -19,6 +27,7 @@ from s3dlio_np._errors import (
     StorageError,
 )
 from s3dlio_np._native import ObjectReader, ObjectWriter
+from s3dlio_np._npz import DamagedMemberError, NpzFile
 from s3dlio_np._objects import (
     ObjectInfo,
     delete,
@@ -38,7 +47,9 @@ from s3dlio_np._version import __version__
 
 __all__ = [
     "AccessDeniedError",
+    "DamagedMemberError",
     "IntegrityError",
+    "NpzFile",
     "ObjectChangedError",
     "ObjectExistsError",
     "ObjectInfo",
@@ -58,11 +69,17 @@ __all__ = [
     "get_bytes_view",
     "get_into",
     "list",
+    "load",
+    "load_numpy",
     "load_pickle",
     "open",
     "open_stream",
     "put",
+    "save",
+    "save_numpy",
     "save_pickle",
+    "savez",
+    "savez_compressed",
     "stat",
     "stats",
 ]

@@ -24,7 +24,7 @@ OWNERS = {
     r"curl/": r"backends/http\w*\.c",
     r"openssl/": r"backends/(auth|http)\w*\.c",
     r"libxml/": r"backends/xml\.c",
-    r"isa-l": r"formats/crc\.c",
+    r"isa-l": r"formats/(crc|inflate)\.c",
     r"zstd(_errors)?\.h|zdict\.h": r"formats/zstd\.c",
     r"Python\.h": r"bind/\w+\.[ch]",
 }

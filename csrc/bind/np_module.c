@@ -1,4 +1,5 @@
 /* The module s3dlio_np._native: owner of the process's engine. */
+#include "bind/arrays.h"
 #include "bind/buffers.h"
 #include "bind/calls.h"
 #include "bind/capi.h"
@@ -6,6 +7,7 @@
 #include "bind/archive_reader.h"
 #include "bind/archive_writer.h"
 #include "bind/fetch.h"
+#include "bind/npz_reader.h"
 #include "bind/reader.h"
 #include "bind/safetensors.h"
 #include "bind/wait.h"
@@ -60,6 +62,29 @@ static PyMethodDef methods[] = {
      "refer(stream, data, /)\n--\n\nLike stream.write(data) of an ObjectWriter, but 64 KiB and more "
      "of contiguous memory are not copied: data is kept, and must not be changed, until they are "
      "sent; close() of the stream is the latest moment."},
+    {"allocate", bind_allocate, METH_O,
+     "allocate(nbytes, /)\n--\n\nA writable memoryview of fresh page memory, filled with zeros; "
+     "it goes back to the system with the last view."},
+    {"fetch_arrays", bind_fetch_arrays, METH_VARARGS,
+     "fetch_arrays(stream, parts, /)\n--\n\nLike fetch() into buffers; parts: a tuple of (name "
+     "for errors, offset, writable buffer, CRC-32 or None). Parts that are in memory already are "
+     "copied before it returns."},
+    {"send_array", bind_send_array, METH_VARARGS,
+     "send_array(stream, buffer, crc, /)\n--\n\nAppends a buffer to an ObjectWriter; returns the "
+     "CRC-32 of what `crc` is the sum of and the buffer behind it, None for None. 64 KiB and more "
+     "are not copied: the buffer is kept, and must not be changed, until they are sent."},
+    {"crc32", bind_crc32, METH_VARARGS,
+     "crc32(buffer, crc=0, /)\n--\n\nAs zlib.crc32."},
+    {"crc32_behind", bind_crc32_behind, METH_VARARGS,
+     "crc32_behind(whole, first, length, /)\n--\n\nThe CRC-32 of the last `length` bytes of what "
+     "`whole` is the sum of, `first` being that of the bytes before them."},
+    {"npy_prefix", bind_npy_prefix, METH_VARARGS,
+     "npy_prefix(where, head, available, text_max, /)\n--\n\n(major version, where the text "
+     "begins, where the elements begin, need) from the first of `available` bytes; need: how many "
+     "of them it takes when `head` has too few, else 0. Raises ValueError beginning with `where`."},
+    {"npy_bytes", bind_npy_bytes, METH_VARARGS,
+     "npy_bytes(where, shape, itemsize, available, /)\n--\n\nThe size of an array, which must "
+     "not pass `available`. Raises ValueError beginning with `where`."},
     {"_shut_down", shut_down, METH_NOARGS,
      "Aborts open uploads and joins the engine's threads."},
     {NULL, NULL, 0, NULL},
@@ -115,7 +140,8 @@ static int execute(PyObject *module)
                    bind_pages_init(module, state) || bind_reader_init(module, state) ||
                    bind_writer_init(module, state) || bind_fetch_init(module, state) ||
                    bind_archive_reader_init(module, state) ||
-                   bind_archive_writer_init(module, state) || bind_capi_init(module) ||
+                   bind_archive_writer_init(module, state) ||
+                   bind_npz_reader_init(module, state) || bind_capi_init(module) ||
                    PyModule_AddStringConstant(module, "version", S3D_VERSION) ||
                    shut_down_at_exit(module)
                ? -1

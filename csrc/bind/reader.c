@@ -782,6 +782,17 @@ int bind_reader_read_at(PyObject *object, uint64_t offset, void *data, size_t le
     return got < 0 ? -1 : 0;
 }
 
+int bind_reader_buffered(PyObject *object, uint64_t offset, size_t *bytes)
+{
+    struct reader_object *self = (struct reader_object *)object;
+    if (enter(self)) {
+        return -1;
+    }
+    *bytes = bind_reader_is_inflated(object) ? 0 : s3d_reader_buffered(self->reader, offset);
+    leave(self);
+    return 0;
+}
+
 int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_get_plan *wanted)
 {
     struct reader_object *self = (struct reader_object *)object;

@@ -10,6 +10,8 @@ int bind_reader_init(PyObject *module, struct bind_state *state);
 /* From C, for readers of formats; `reader` is an ObjectReader. 0, or -1 with an exception. */
 /* All of [offset, offset + length), which must exist; the stream's position stays. */
 int bind_reader_read_at(PyObject *reader, uint64_t offset, void *data, size_t length);
+/* How much of the object from `offset` on is in memory already. */
+int bind_reader_buffered(PyObject *reader, uint64_t offset, size_t *bytes);
 /* s3d_reader_fetch. */
 int bind_reader_fetch(PyObject *reader, struct s3d_get **get, const struct s3d_get_plan *wanted);
 /* Its decompressed size, which may have to be found by reading to the end. */

@@ -1,7 +1,6 @@
 /*
  * CRC-32 as in zip, gzip and zlib (polynomial 0x04C11DB7 reflected) and CRC-32C as in iSCSI
- * (Castagnoli's, 0x1EDC6F41 reflected), both begun with 0. The only user of ISA-L. Pure functions,
- * any thread.
+ * (Castagnoli's, 0x1EDC6F41 reflected), both begun with 0. By ISA-L. Pure functions, any thread.
  */
 #ifndef S3D_FORMATS_CRC_H
 #define S3D_FORMATS_CRC_H
