@@ -42,6 +42,7 @@ from s3dlio_np._objects import (
 from s3dlio_np._open import PyObjectStream, S3OutputStream, WriteResult, open, open_stream
 from s3dlio_np._options import WriterOptions
 from s3dlio_np._pickle import load_pickle, save_pickle
+from s3dlio_np._safetensors import load_safetensors, save_safetensors
 from s3dlio_np._settings import configure, stats
 from s3dlio_np._version import __version__
 
@@ -72,12 +73,14 @@ __all__ = [
     "load",
     "load_numpy",
     "load_pickle",
+    "load_safetensors",
     "open",
     "open_stream",
     "put",
     "save",
     "save_numpy",
     "save_pickle",
+    "save_safetensors",
     "savez",
     "savez_compressed",
     "stat",

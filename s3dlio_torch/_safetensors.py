@@ -6,26 +6,22 @@ the bytes are those of its safetensors.torch.save_file and load_file.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 
 import s3dlio_np
 from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
 from s3dlio_np._native import fetch, safetensors_header, send
+from s3dlio_np._safetensors import header_bytes, refuse_big_endian
 from s3dlio_torch import _device
 from s3dlio_torch._memory import empty_tensors
 from s3dlio_torch._partial import Keys, select
 from s3dlio_torch._ring import Inflow, Item, Outflow, Source
 
-_ALIGNMENT = 8  # of the data section
 _METADATA = "__metadata__"
-_MAX_HEADER = 100_000_000
 _MAX_STRIDE = 2**63 - 1
 _MAX_RANK = 1024  # torch's own operators take 64
 
@@ -88,7 +84,7 @@ def save_safetensors(
     tensor named "__metadata__"; TypeError for keys and metadata that are not str; RuntimeError for
     shared memory; s3dlio_np.open's exceptions. All of these but the last before anything is sent.
     """
-    _refuse_big_endian()
+    refuse_big_endian()
     _check_tensors(tensors)
     order = sorted(tensors, key=lambda name: (-_RANKS[tensors[name].dtype], name))
     header = _header({name: tensors[name] for name in order}, metadata)
@@ -127,7 +123,7 @@ def load_safetensors(
     Raises ValueError, with the URI and the tensor, for a file that is cut, damaged or no
     safetensors file at all, and for a dtype that torch lacks; s3dlio_np.open's exceptions.
     """
-    _refuse_big_endian()
+    refuse_big_endian()
     place = torch.device(device)
     with s3dlio_np.open(uri, part_size=part_size, max_concurrency=max_concurrency) as stream:
         start, entries, _ = safetensors_header(stream)
@@ -143,11 +139,6 @@ def load_safetensors(
 
 
 # --- saving -------------------------------------------------------------------------------------
-
-
-def _refuse_big_endian() -> None:
-    if sys.byteorder != "little":
-        raise RuntimeError("safetensors files are little-endian, and this machine is not")
 
 
 def _check_tensors(tensors: object) -> None:
@@ -229,28 +220,15 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _header(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None) -> bytes:
-    """The length and the JSON, padded with spaces; the tensors come in the order of the file."""
-    entries: dict[str, Any] = {}
-    if metadata is not None:
-        for pair in metadata.items():
-            if not all(isinstance(text, str) for text in pair):
-                raise TypeError(f"metadata must be texts by text, not {pair!r}")
-        entries[_METADATA] = dict(metadata)
-    end = 0
-    for name, tensor in tensors.items():
+    """Length and JSON; the tensors come in the order of the file."""
+
+    def entry(name: str, tensor: torch.Tensor) -> tuple[str, str, list[int], int]:
         shape = list(tensor.shape)
         if tensor.dtype == _PAIRS:
             shape[-1] *= 2
-        offsets = [end, end + tensor.nbytes]
-        end = offsets[1]
-        entries[name] = {
-            "dtype": _CODES[tensor.dtype], "shape": shape, "data_offsets": offsets
-        }
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    if len(text) > _MAX_HEADER:
-        raise ValueError(f"the header has {len(text)} bytes; readers take {_MAX_HEADER}")
-    return len(text).to_bytes(8, "little") + text
+        return name, _CODES[tensor.dtype], shape, tensor.nbytes
+
+    return header_bytes((entry(*pair) for pair in tensors.items()), metadata)
 
 
 def _send_tensors(stream: ObjectWriter, tensors: list[torch.Tensor]) -> None:
