@@ -169,6 +169,7 @@ class _Loader:
             array = self._likely_npy()
             if array is not None:
                 return array
+        stream.seek(0)
         magic = stream.read(len(MAGIC))
         stream.seek(0)
         if magic.startswith(_ZIP_MAGICS):

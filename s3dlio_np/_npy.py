@@ -176,6 +176,9 @@ def pieces(array: Array) -> Iterator[tuple[Array, bool]]:
     elif array.flags.f_contiguous:
         yield array.T.reshape(-1).view(np.uint8), True
     else:
+        if array.dtype.names is not None:
+            # Raw, or the bytes between the fields would be whatever lay in the copy's memory.
+            array = array.view(np.dtype((np.void, array.itemsize)))
         yield from ((chunk, False) for chunk in chunks(array, array.dtype))
 
 

@@ -115,7 +115,7 @@ static int parse_crc(PyObject *object, struct bind_fetch_item *item)
     return 0;
 }
 
-/* A view keeps the memory from going away or being resized until the fetch has ended. */
+/* A view keeps the memory where it is until the fetch has ended. */
 static int open_target(PyObject *buffer, struct bind_fetch_item *item)
 {
     Py_buffer view;
@@ -215,7 +215,7 @@ PyObject *bind_send_array(PyObject *module, PyObject *args)
         return NULL;
     }
     uint32_t crc = (uint32_t)start;
-    PyObject *owner = PyMemoryView_FromObject(buffer); /* forbids resizing until it is sent */
+    PyObject *owner = PyMemoryView_FromObject(buffer); /* keeps the memory in place */
     if (!owner || bind_buffer_to_read(owner, &view, "send_array()")) {
         Py_XDECREF(owner);
         return NULL;
@@ -253,15 +253,15 @@ PyObject *bind_npy_prefix(PyObject *module, PyObject *args)
 }
 
 /* A dimension; what does not fit is as wrong as a negative one. */
-static int parse_dimension(PyObject *object, uint64_t *dimension)
+static int parse_dimension(const char *where, PyObject *object, uint64_t *dimension)
 {
     *dimension = PyLong_AsUnsignedLongLong(object);
     if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
         PyErr_Clear();
         PyErr_Format(PyExc_ValueError,
-                     "a dimension of %S: negative dimensions are not allowed, nor such beyond "
-                     "2**64 - 1",
-                     object);
+                     "%s: a dimension of %S: negative dimensions are not allowed, nor such "
+                     "beyond 2**64 - 1",
+                     where, object);
     }
     return PyErr_Occurred() ? -1 : 0;
 }
@@ -283,7 +283,7 @@ PyObject *bind_npy_bytes(PyObject *module, PyObject *args)
                             rank);
     }
     for (Py_ssize_t i = 0; i < rank; i++) {
-        if (parse_dimension(PyTuple_GET_ITEM(shape, i), &dimensions[i])) {
+        if (parse_dimension(where, PyTuple_GET_ITEM(shape, i), &dimensions[i])) {
             return NULL;
         }
     }

@@ -60,14 +60,14 @@ enum s3d_code s3d_inflate_run(struct s3d_inflate *inflate, const void *in, size_
         state->next_out = (uint8_t *)out + *produced;
         state->avail_out = room;
         int result = isal_inflate(state);
-        size_t used = given - state->avail_in, made = room - state->avail_out;
-        *consumed += used;
-        *produced += made;
         if (result != ISAL_DECOMP_OK && result != ISAL_END_INPUT &&
             result != ISAL_OUT_OVERFLOW) {
             return s3d_fail(error, S3D_INTEGRITY, "%s in the compressed bytes",
-                            problem(result));
+                            problem(result)); /* its counts may be off now */
         }
+        size_t used = given - state->avail_in, made = room - state->avail_out;
+        *consumed += used;
+        *produced += made;
         if (!used && !made) {
             break; /* the one is used up, or the other full */
         }

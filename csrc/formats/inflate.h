@@ -22,7 +22,8 @@ void s3d_inflate_free(struct s3d_inflate *inflate); /* NULL is allowed */
 
 /*
  * Consumes up to in_bytes and produces up to out_bytes; *consumed and *produced say how much. Ends
- * when the one is used up or the other full, or at the end of the data (s3d_inflate_ended).
+ * when the one is used up or the other full, or at the end of the data (s3d_inflate_ended). After a
+ * failure `out` holds anything, and only s3d_inflate_free may follow.
  */
 S3D_MUST_USE enum s3d_code s3d_inflate_run(struct s3d_inflate *inflate, const void *in,
                                            size_t in_bytes, void *out, size_t out_bytes,

@@ -21,6 +21,12 @@
 #define LLVMFuzzerTestOneInput fuzz_zip_read
 #include "../fuzz/fuzz_zip_read.c"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_npy
+#include "../fuzz/fuzz_npy.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_inflate
+#include "../fuzz/fuzz_inflate.c"
+#undef LLVMFuzzerTestOneInput
 
 #include <dirent.h>
 
@@ -73,5 +79,7 @@ int main(void)
     replay("uri", fuzz_uri);
     replay("xml", fuzz_xml);
     replay("zip_read", fuzz_zip_read);
+    replay("npy", fuzz_npy);
+    replay("inflate", fuzz_inflate);
     return 0;
 }
