@@ -16,6 +16,7 @@ from numpy.lib import format as npy_format
 from s3dlio_np._native import ObjectReader, ObjectWriter, fetch_arrays
 from s3dlio_np._npy import (
     ALIGNMENT,
+    HEAD_BYTES,
     MAGIC,
     Array,
     Header,
@@ -194,14 +195,14 @@ class _Loader:
             return archive
         return None
 
+    def _begin(self, length: int) -> bytes:
+        self._stream.seek(0)
+        return self._stream.read(length)
+
     def _npy(self) -> Any:
         stream = self._stream
-
-        def read(length: int) -> bytes:
-            stream.seek(0)
-            return stream.read(length)
-
-        header = read_header(stream.uri, read, stream.size, self._limit)
+        head = self._begin(HEAD_BYTES)
+        header = read_header(stream.uri, head, self._begin, stream.size, self._limit)
         if header.dtype.hasobject:
             return self._pickled_array()
         array, flat = new_array(header)
@@ -238,7 +239,7 @@ class _Loader:
             fetch.wait(0)
             if body[: len(MAGIC)].tobytes() != MAGIC:
                 return None
-            header = read_header(stream.uri, lambda n: self._lead(body, lead, n), size, self._limit)
+            header = read_header(stream.uri, body[:lead].data, self._begin, size, self._limit)
             end = header.data_offset + header.nbytes
             if header.dtype.hasobject or end != size or header.data_offset % ALIGNMENT:
                 return None
@@ -246,12 +247,6 @@ class _Loader:
         finally:
             fetch.close()
         return array_over(memory, start + header.data_offset, header)
-
-    def _lead(self, body: Array, lead: int, length: int) -> bytes | memoryview:
-        if length <= lead:
-            return body[:lead].data
-        self._stream.seek(0)
-        return self._stream.read(length)
 
     def _pickled_array(self) -> Any:
         if not self._allow_pickle:

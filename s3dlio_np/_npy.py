@@ -45,14 +45,18 @@ def text_max(max_header_size: int, allow_pickle: bool) -> int:
 
 
 def read_header(
-    where: str, read: Callable[[int], bytes | memoryview], available: int, limit: int
+    where: str,
+    head: bytes | memoryview,
+    read: Callable[[int], bytes | memoryview],
+    available: int,
+    limit: int,
 ) -> Header:
-    """The header of a file of `available` bytes; read(n) gives the first n of them, or more.
+    """The header of a file of `available` bytes, of which `head` are the first.
 
-    where: begins the text of errors. limit: characters that the header may have. Raises ValueError
-    for what is no header, and for elements that the file does not have.
+    where: begins the text of errors. read(n) gives the first n bytes, when `head` has too few. limit:
+    characters that the header may have. Raises ValueError for what is no header, and for elements
+    that the file does not have.
     """
-    head = read(min(available, HEAD_BYTES))
     major, text_offset, data_offset, need = npy_prefix(where, head, available, limit)
     while need:
         head = read(need)

@@ -297,7 +297,7 @@ class _Wave:
         def read(length: int) -> memoryview:
             return begin if length <= len(begin) else self._more(offset, length)
 
-        header = read_header(self._where(member), read, member.size, self._limit)
+        header = read_header(self._where(member), begin, read, member.size, self._limit)
         if header.dtype.hasobject:
             return self._pickled(member)
         array, flat = new_array(header)
@@ -368,7 +368,8 @@ class _Wave:
             begin = self._inflated(source, begin, max(length, len(begin)))
             return begin.data
 
-        header = read_header(self._where(member), read, member.size, self._limit)
+        where = self._where(member)
+        header = read_header(where, begin.data, read, member.size, self._limit)
         if header.dtype.hasobject:
             return self._pickled(member)
         array, flat = new_array(header)

@@ -19,7 +19,6 @@ from tests.marks import near
 from tests.np.arrays import (
     DTYPES,
     MIB,
-    PART,
     RECORD,
     filled,
     kinds,
