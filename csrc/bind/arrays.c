@@ -75,8 +75,9 @@ static int check_damage(const struct bind_state *state, PyObject *stream,
     if (!item->has_crc || sum == item->crc) {
         return 0;
     }
-    s3d_fail(&error, S3D_INTEGRITY, "%s is damaged: its CRC-32 is %08x, but the archive says %08x",
-             item->name, sum, item->crc);
+    s3d_fail(&error, S3D_INTEGRITY,
+             "%s is damaged: its CRC-32 is %08x, but the archive says %08x", item->name, sum,
+             item->crc);
     bind_raise(state, &error, bind_reader_uri(stream));
     return -1;
 }
@@ -142,8 +143,8 @@ static int fill_item(const struct bind_state *state, PyObject *stream, PyObject 
         PyErr_SetString(PyExc_TypeError, "a part must be (name, offset, buffer, crc)");
         return -1;
     }
-    if (!PyArg_ParseTuple(part, "UKOO;a part must be (name, offset, buffer, crc)", &name, &offset,
-                          &buffer, &crc)) {
+    if (!PyArg_ParseTuple(part, "UKOO;a part must be (name, offset, buffer, crc)", &name,
+                          &offset, &buffer, &crc)) {
         return -1;
     }
     item->name = PyUnicode_AsUTF8(name); /* kept by the part */
@@ -233,62 +234,72 @@ PyObject *bind_send_array(PyObject *module, PyObject *args)
 
 PyObject *bind_npy_prefix(PyObject *module, PyObject *args)
 {
-    const char *where;
+    PyObject *where = NULL;
     Py_buffer head;
     unsigned long long available, text_max;
     struct s3d_npy npy;
     uint64_t need;
     struct s3d_error error;
-    if (!PyArg_ParseTuple(args, "sy*KK:npy_prefix", &where, &head, &available, &text_max)) {
+    if (!PyArg_ParseTuple(args, "O&y*KK:npy_prefix", PyUnicode_FSConverter, &where, &head,
+                          &available, &text_max)) {
         return NULL;
     }
-    enum s3d_code code = s3d_npy_prefix(&npy, head.buf, (size_t)head.len, available, text_max,
-                                        &need, &error);
+    enum s3d_code code =
+        s3d_npy_prefix(&npy, head.buf, (size_t)head.len, available, text_max, &need, &error);
     PyBuffer_Release(&head);
+    PyObject *result = NULL;
     if (code && code != S3D_AGAIN) {
-        return bind_raise(PyModule_GetState(module), &error, where);
+        bind_raise(PyModule_GetState(module), &error, PyBytes_AS_STRING(where));
+    } else {
+        result = Py_BuildValue("(InKK)", npy.major, (Py_ssize_t)npy.text_offset,
+                               (unsigned long long)npy.data_offset, (unsigned long long)need);
     }
-    return Py_BuildValue("(InKK)", npy.major, (Py_ssize_t)npy.text_offset,
-                         (unsigned long long)npy.data_offset, (unsigned long long)need);
+    Py_DECREF(where);
+    return result;
 }
 
-/* A dimension; what does not fit is as wrong as a negative one. */
-static int parse_dimension(const char *where, PyObject *object, uint64_t *dimension)
+/* The dimensions; one that does not fit is as wrong as a negative one. */
+static int parse_shape(const char *where, PyObject *shape, uint64_t dimensions[RANK_MAX])
 {
-    *dimension = PyLong_AsUnsignedLongLong(object);
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
-        PyErr_Clear();
-        PyErr_Format(PyExc_ValueError,
-                     "%s: a dimension of %S: negative dimensions are not allowed, nor such "
-                     "beyond 2**64 - 1",
-                     where, object);
+    Py_ssize_t rank = PyTuple_GET_SIZE(shape);
+    if (rank > RANK_MAX) {
+        PyErr_Format(PyExc_ValueError, "%s: %zd dimensions, more than NumPy has", where, rank);
+        return -1;
     }
-    return PyErr_Occurred() ? -1 : 0;
+    for (Py_ssize_t i = 0; i < rank; i++) {
+        PyObject *dimension = PyTuple_GET_ITEM(shape, i);
+        dimensions[i] = PyLong_AsUnsignedLongLong(dimension);
+        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError,
+                         "%s: a dimension of %S: negative dimensions are not allowed, nor such "
+                         "beyond 2**64 - 1",
+                         where, dimension);
+        }
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 PyObject *bind_npy_bytes(PyObject *module, PyObject *args)
 {
-    const char *where;
-    PyObject *shape;
+    PyObject *where = NULL, *shape, *result = NULL;
     unsigned long long item_bytes, available;
     uint64_t dimensions[RANK_MAX], bytes;
     struct s3d_error error;
-    if (!PyArg_ParseTuple(args, "sO!KK:npy_bytes", &where, &PyTuple_Type, &shape, &item_bytes,
-                          &available)) {
+    if (!PyArg_ParseTuple(args, "O&O!KK:npy_bytes", PyUnicode_FSConverter, &where,
+                          &PyTuple_Type, &shape, &item_bytes, &available)) {
         return NULL;
     }
-    Py_ssize_t rank = PyTuple_GET_SIZE(shape);
-    if (rank > RANK_MAX) {
-        return PyErr_Format(PyExc_ValueError, "%s: %zd dimensions, more than NumPy has", where,
-                            rank);
+    const char *text = PyBytes_AS_STRING(where);
+    if (!parse_shape(text, shape, dimensions)) {
+        result = s3d_npy_bytes(dimensions, (size_t)PyTuple_GET_SIZE(shape), item_bytes,
+                               available, &bytes, &error)
+                     ? bind_raise(PyModule_GetState(module), &error, text)
+                     : PyLong_FromUnsignedLongLong(bytes);
     }
-    for (Py_ssize_t i = 0; i < rank; i++) {
-        if (parse_dimension(where, PyTuple_GET_ITEM(shape, i), &dimensions[i])) {
-            return NULL;
-        }
-    }
-    if (s3d_npy_bytes(dimensions, (size_t)rank, item_bytes, available, &bytes, &error)) {
-        return bind_raise(PyModule_GetState(module), &error, where);
-    }
-    return PyLong_FromUnsignedLongLong(bytes);
+    Py_DECREF(where);
+    return result;
 }

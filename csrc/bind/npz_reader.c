@@ -70,8 +70,9 @@ static PyObject *npz_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static const char *const names[] = {"stream", NULL};
     PyObject *module, *stream;
     struct bind_state *state = bind_state_of_type(type, &module);
-    if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!:NpzReader", BIND_NAMES(names),
-                                               state->reader_type, &stream)) {
+    if (!state ||
+        !PyArg_ParseTupleAndKeywords(args, keywords, "O!:NpzReader", BIND_NAMES(names),
+                                     state->reader_type, &stream)) {
         return NULL;
     }
     struct npz_reader *self = (struct npz_reader *)type->tp_alloc(type, 0);
@@ -97,13 +98,13 @@ static PyObject *name_of(const struct s3d_zip_entry *entry)
 static PyObject *member_of(const struct s3d_zip_entry *entry)
 {
     PyObject *name = name_of(entry);
-    PyObject *member =
-        name ? Py_BuildValue("(OIkKKKK)", name, (unsigned)entry->method,
-                             (unsigned long)entry->crc, (unsigned long long)entry->header_offset,
-                             (unsigned long long)entry->end_offset,
-                             (unsigned long long)entry->compressed_bytes,
-                             (unsigned long long)entry->size_bytes)
-             : NULL;
+    PyObject *member = name ? Py_BuildValue("(OIkKKKK)", name, (unsigned)entry->method,
+                                            (unsigned long)entry->crc,
+                                            (unsigned long long)entry->header_offset,
+                                            (unsigned long long)entry->end_offset,
+                                            (unsigned long long)entry->compressed_bytes,
+                                            (unsigned long long)entry->size_bytes)
+                            : NULL;
     Py_XDECREF(name);
     return member;
 }
@@ -134,11 +135,10 @@ static PyObject *npz_local(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "Iy*:local", &index, &head)) {
         return NULL;
     }
-    enum s3d_code code =
-        index < self->zip.count
-            ? s3d_zip_local(&self->zip.entries[index], head.buf, (size_t)head.len, &local, &need,
-                            &error)
-            : s3d_fail(&error, S3D_INVALID, "there is no such member");
+    enum s3d_code code = index < self->zip.count
+                             ? s3d_zip_local(&self->zip.entries[index], head.buf,
+                                             (size_t)head.len, &local, &need, &error)
+                             : s3d_fail(&error, S3D_INVALID, "there is no such member");
     PyBuffer_Release(&head);
     if (code == S3D_AGAIN) {
         return Py_BuildValue("(Kn)", 0ULL, (Py_ssize_t)need);
@@ -177,17 +177,19 @@ static void npz_dealloc(PyObject *object)
 
 static PyMethodDef npz_methods[] = {
     {"members", npz_members, METH_NOARGS,
-     "members()\n--\n\n[(name, method, crc, header_offset, end_offset, compressed, size)] in the "
+     "members()\n--\n\n[(name, method, crc, header_offset, end_offset, compressed, size)] in "
+     "the "
      "directory's order; a member's bytes, local header included, lie within [header_offset, "
      "end_offset)."},
     {"local", npz_local, METH_VARARGS,
-     "local(index, head, /)\n--\n\n(data_offset, 0) from the bytes at header_offset, which are held "
+     "local(index, head, /)\n--\n\n(data_offset, 0) from the bytes at header_offset, which are "
+     "held "
      "against the directory; (0, need) when it takes so many of them."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot npz_slots[] = {
-    {Py_tp_doc, (void *)(uintptr_t) "NpzReader(stream)\n--\n\nThe zip directory of an object."},
+    {Py_tp_doc, (void *)(uintptr_t)"NpzReader(stream)\n--\n\nThe zip directory of an object."},
     {Py_tp_new, npz_new},
     {Py_tp_dealloc, npz_dealloc},
     {Py_tp_traverse, npz_traverse},
@@ -216,10 +218,10 @@ struct inflater {
     /* locked{lock} */
     struct s3d_inflate *inflate;
     char *input;
-    size_t input_at, input_bytes;       /* what of `input` is still to be used */
-    uint64_t next_offset, end_offset;   /* of the compressed bytes that are still to be read */
-    uint64_t made_bytes, size_bytes;    /* inflated so far, and in all */
-    uint32_t sum, crc;                  /* of what was inflated, and what it must become */
+    size_t input_at, input_bytes;     /* what of `input` is still to be used */
+    uint64_t next_offset, end_offset; /* of the compressed bytes that are still to be read */
+    uint64_t made_bytes, size_bytes;  /* inflated so far, and in all */
+    uint32_t sum, crc;                /* of what was inflated, and what it must become */
 };
 
 static int fail_damaged(const struct inflater *self, const char *why)
@@ -324,8 +326,9 @@ static int check_end(struct inflater *self)
 static int read_into(struct inflater *self, char *to, size_t length)
 {
     if (length > self->size_bytes - self->made_bytes) {
-        PyErr_Format(PyExc_ValueError, "%U: %zu bytes are wanted, but %llu are left", self->name,
-                     length, (unsigned long long)(self->size_bytes - self->made_bytes));
+        PyErr_Format(PyExc_ValueError, "%U: %zu bytes are wanted, but %llu are left",
+                     self->name, length,
+                     (unsigned long long)(self->size_bytes - self->made_bytes));
         return -1;
     }
     if (inflate_into(self, to, length)) {
@@ -370,8 +373,8 @@ static int inflater_init(struct inflater *self)
 
 static PyObject *inflater_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"stream", "name", "offset", "compressed", "size", "crc",
-                                        NULL};
+    static const char *const names[] = {"stream", "name", "offset", "compressed",
+                                        "size",   "crc",  NULL};
     PyObject *module, *stream, *name;
     unsigned long long offset, compressed, size;
     unsigned int crc;
@@ -436,14 +439,16 @@ static void inflater_dealloc(PyObject *object)
 
 static PyMethodDef inflater_methods[] = {
     {"readinto", inflater_readinto, METH_O,
-     "readinto(buffer, /)\n--\n\nFills the buffer with what follows, inflated while it arrives. With "
+     "readinto(buffer, /)\n--\n\nFills the buffer with what follows, inflated while it "
+     "arrives. With "
      "the last byte the end and the CRC-32 are checked."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot inflater_slots[] = {
-    {Py_tp_doc, (void *)(uintptr_t) "Inflater(stream, name, offset, compressed, size, crc)\n--\n\n"
-                                    "A deflated member of an archive, from its start to its end."},
+    {Py_tp_doc,
+     (void *)(uintptr_t)"Inflater(stream, name, offset, compressed, size, crc)\n--\n\n"
+                        "A deflated member of an archive, from its start to its end."},
     {Py_tp_new, inflater_new},
     {Py_tp_dealloc, inflater_dealloc},
     {Py_tp_traverse, inflater_traverse},

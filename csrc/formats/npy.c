@@ -49,18 +49,20 @@ static uint32_t read_length(const uint8_t *from, size_t bytes)
 static uint64_t text_bytes_max(const struct s3d_npy *npy, uint64_t text_max)
 {
     bool utf8 = npy->major == 3;
-    return utf8 && text_max <= UINT64_MAX / UTF8_MAX_BYTES ? text_max * UTF8_MAX_BYTES : text_max;
+    return utf8 && text_max <= UINT64_MAX / UTF8_MAX_BYTES ? text_max * UTF8_MAX_BYTES
+                                                           : text_max;
 }
 
 static enum s3d_code check_text(const struct s3d_npy *npy, uint64_t available_bytes,
                                 uint64_t text_max, struct s3d_error *error)
 {
     if (npy->text_bytes > text_bytes_max(npy, text_max)) {
-        return s3d_fail(error, S3D_INVALID,
-                        "Header info length (%llu) is large and may not be safe to load securely. "
-                        "To allow loading, adjust `max_header_size` or fully trust the `.npy` "
-                        "file using `allow_pickle=True`",
-                        (unsigned long long)npy->text_bytes);
+        return s3d_fail(
+            error, S3D_INVALID,
+            "Header info length (%llu) is large and may not be safe to load securely. "
+            "To allow loading, adjust `max_header_size` or fully trust the `.npy` "
+            "file using `allow_pickle=True`",
+            (unsigned long long)npy->text_bytes);
     }
     if (npy->text_bytes > available_bytes - npy->text_offset) {
         return cut_short("array header", npy->text_bytes, available_bytes - npy->text_offset,

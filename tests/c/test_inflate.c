@@ -101,8 +101,7 @@ static enum s3d_code inflate_small(const void *in, size_t length, char *out, siz
     struct s3d_error error;
     size_t used;
     CHECK_CODE(s3d_inflate_new(&inflate, &error), S3D_OK);
-    enum s3d_code code =
-        s3d_inflate_run(inflate, in, length, out, room, &used, made, &error);
+    enum s3d_code code = s3d_inflate_run(inflate, in, length, out, room, &used, made, &error);
     CHECK(!code || error.message[0]);
     *ended = s3d_inflate_ended(inflate);
     s3d_inflate_free(inflate);
@@ -115,7 +114,8 @@ static void test_small(void)
     size_t made;
     bool ended;
     /* A stored block, and what zlib makes of nothing. */
-    CHECK_CODE(inflate_small("\1\5\0\xfa\xffhello", 10, out, sizeof out, &made, &ended), S3D_OK);
+    CHECK_CODE(inflate_small("\1\5\0\xfa\xffhello", 10, out, sizeof out, &made, &ended),
+               S3D_OK);
     CHECK(ended && made == 5 && memcmp(out, "hello", 5) == 0);
     CHECK_CODE(inflate_small("\3\0", 2, out, sizeof out, &made, &ended), S3D_OK);
     CHECK(ended && made == 0);
@@ -134,8 +134,9 @@ static void test_damage(void)
     CHECK_CODE(inflate_small("\7", 1, out, sizeof out, &made, &ended), S3D_INTEGRITY);
     CHECK_CODE(inflate_small("\1\5\0\xfb\xffhello", 10, out, sizeof out, &made, &ended),
                S3D_INTEGRITY);
-    CHECK_CODE(inflate_small("\x4b\x04\x12\x00\x00\x00\x00\x00", 8, out, sizeof out, &made, &ended),
-               S3D_INTEGRITY);
+    CHECK_CODE(
+        inflate_small("\x4b\x04\x12\x00\x00\x00\x00\x00", 8, out, sizeof out, &made, &ended),
+        S3D_INTEGRITY);
 }
 
 static enum s3d_code attempt_new(void)

@@ -47,7 +47,8 @@ static void test_versions(void)
     uint64_t need;
     struct s3d_error error;
     CHECK_CODE(prefix(V1 "\2\0{}", 12, 12, 10000, &npy, &need, &error), S3D_OK);
-    CHECK(npy.major == 1 && npy.text_offset == 10 && npy.text_bytes == 2 && npy.data_offset == 12);
+    CHECK(npy.major == 1 && npy.text_offset == 10 && npy.text_bytes == 2 &&
+          npy.data_offset == 12);
     CHECK_CODE(prefix(V2 "\2\0\0\0{}", 14, 99, 10000, &npy, &need, &error), S3D_OK);
     CHECK(npy.major == 2 && npy.text_offset == 12 && npy.data_offset == 14);
     CHECK_CODE(prefix(V3 "\0\0\0\0", 12, 12, 0, &npy, &need, &error), S3D_OK);
@@ -110,7 +111,8 @@ static enum s3d_code bytes_of(size_t rank, const uint64_t *shape, uint64_t item,
 static void test_sizes(void)
 {
     uint64_t bytes;
-    const uint64_t plain[] = {3, 4, 5}, empty[] = {3, 0, 5}, huge[] = {UINT32_MAX, UINT32_MAX, 2};
+    const uint64_t plain[] = {3, 4, 5}, empty[] = {3, 0, 5},
+                   huge[] = {UINT32_MAX, UINT32_MAX, 2};
     const uint64_t hidden[] = {0, UINT64_MAX, 2}, most[] = {INT64_MAX}, more[] = {UINT64_MAX};
     CHECK_CODE(bytes_of(3, plain, 8, 480, &bytes), S3D_OK);
     CHECK(bytes == 480);

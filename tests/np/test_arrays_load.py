@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import signal
 import struct
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -403,6 +407,23 @@ def test_cut_anywhere(target: Any, name: str) -> None:
         load(target.uri(name))
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Paths of other encodings, in results and in errors."""
+    name = os.fsencode(tmp_path) + b"/caf\xe9.npy"
+    path = os.fsdecode(name)
+    for size in (10, MIB):
+        Path(path).write_bytes(stock_save(filled(size)))
+        assert np.array_equal(load(path), filled(size))
+        Path(path).write_bytes(npy(header(shape="(-1,)")) + bytes(size))
+        with pytest.raises(ValueError, match="negative"):
+            load(path)
+        Path(path).write_bytes(npy(header(), length=50_000))
+        with pytest.raises(ValueError, match="EOF|large"):
+            load(path)
+    s3dlio_np.savez(path, a=filled(MIB))
+    assert np.array_equal(load(path)["a"], filled(MIB))
+
+
 def test_missing(target: Any) -> None:
     with pytest.raises(FileNotFoundError):
         load(target.uri("nothing.npy"))
@@ -533,15 +554,12 @@ def test_load_numpy(s3_own: Any) -> None:
 
 def test_interrupted_by_a_signal(s3_own: Any) -> None:
     """The wave ends, and nothing writes into memory that is gone."""
-    import signal
-    import threading
-
     s3_own.put("x.npy", stock_save(filled(4 * MIB)))
     fault = s3_own.server.add_fault(op="GetObject", range_from=MIB, kind="stall", seconds=30)
 
     def send() -> None:
         while not fault.hits():
-            pass
+            time.sleep(0.01)
         signal.raise_signal(signal.SIGINT)
 
     thread = threading.Thread(target=send)

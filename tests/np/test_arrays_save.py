@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 import threading
+import time
 import warnings
 import weakref
 import zipfile
@@ -317,6 +319,26 @@ def test_a_failing_part_leaves_nothing(s3_own: Any, save: str) -> None:
     how = {"part_size": PART} if save == "save" else {"options": OPTIONS}
     with pytest.raises(s3dlio_np.StorageError, match="InvalidPart"):
         getattr(s3dlio_np, save)(s3_own.uri("x"), filled(8 * PART), **how)
+    assert fault.hits() >= 1
+    assert s3_own.objects() == {}
+    assert s3_own.uploads() == []
+
+
+@pytest.mark.parametrize("save", ["save", "savez", "savez_compressed"])
+def test_interrupted_by_a_signal(s3_own: Any, save: str) -> None:
+    fault = s3_own.server.add_fault(op="UploadPart", part=2, kind="stall", seconds=30, count=-1)
+
+    def send() -> None:
+        while not fault.hits():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    how = {"part_size": PART} if save == "save" else {"options": OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        getattr(s3dlio_np, save)(s3_own.uri("x"), filled(8 * PART), **how)
+    thread.join()
     assert fault.hits() >= 1
     assert s3_own.objects() == {}
     assert s3_own.uploads() == []
