@@ -211,7 +211,9 @@ class _Loader:
 
     def _fill(self, header: Header, flat: Array) -> None:
         if header.nbytes:
-            fetch = fetch_arrays(self._stream, (("array", header.data_offset, flat, None),))
+            fetch = fetch_arrays(
+                self._stream, (("array", header.data_offset, flat, None),), fresh=True
+            )
             try:
                 fetch.wait(0)
             finally:
@@ -234,6 +236,7 @@ class _Loader:
                 ("array", lead, body[lead:tail], None),
                 ("array", tail, body[tail:], None),
             ),
+            fresh=True,
         )
         try:
             fetch.wait(0)

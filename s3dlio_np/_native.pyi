@@ -167,7 +167,11 @@ def safetensors_header(
 
 def allocate(nbytes: int, /) -> memoryview: ...
 def fetch_arrays(
-    stream: ObjectReader, parts: tuple[tuple[str, int, AnyBuffer, int | None], ...], /
+    stream: ObjectReader,
+    parts: tuple[tuple[str, int, AnyBuffer, int | None], ...],
+    /,
+    *,
+    fresh: bool = False,
 ) -> Fetch: ...
 @overload
 def send_array(stream: ObjectWriter, buffer: AnyBuffer, crc: int, /) -> int: ...

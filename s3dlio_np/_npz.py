@@ -213,7 +213,7 @@ class _Wave:
         for batch in self._batches():
             for index, head in self._heads(batch):
                 self._values[index] = self._member(index, head)
-        self._fetch(self._parts)
+        self._fetch(self._parts, fresh=True)
         for member, header, flat, offset in self._unchecked:
             self._check_behind(member, header, flat, offset)
         return [self._values[index] for index in self._indices]
@@ -248,12 +248,14 @@ class _Wave:
         )
         yield from ((index, head.data) for index, head in zip(batch, heads, strict=True))
 
-    def _fetch(self, parts: Iterable[tuple[str, int, Array, int | None]]) -> None:
+    def _fetch(
+        self, parts: Iterable[tuple[str, int, Array, int | None]], *, fresh: bool = False
+    ) -> None:
         """Fills all of them; afterwards nothing writes there."""
         parts = tuple(parts)
         if not parts:
             return
-        fetch = fetch_arrays(self._stream, parts)
+        fetch = fetch_arrays(self._stream, parts, fresh=fresh)
         try:
             for item in range(len(parts)):
                 fetch.wait(item)

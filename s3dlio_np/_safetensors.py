@@ -166,7 +166,7 @@ def load_safetensors(
                 raise ValueError(f"{where}: {error}") from error
             if size:
                 parts.append((f"array {name!r}", start + offset, flat, None))
-        fetch = fetch_arrays(stream, tuple(parts))
+        fetch = fetch_arrays(stream, tuple(parts), fresh=True)
         try:
             for item in range(len(parts)):
                 fetch.wait(item)

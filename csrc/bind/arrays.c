@@ -40,13 +40,27 @@ static uint32_t sum_up(uint32_t crc, const char *data, size_t length)
     return crc;
 }
 
+/* Contiguous bytes; 0 or -1. */
+static int open_bytes(PyObject *object, Py_buffer *view, const char *what)
+{
+    if (bind_buffer_to_read(object, view, what, false)) {
+        return -1;
+    }
+    if (!PyBuffer_IsContiguous(view, 'A')) {
+        PyErr_Format(PyExc_ValueError, "%s needs contiguous memory", what);
+        PyBuffer_Release(view);
+        return -1;
+    }
+    return 0;
+}
+
 PyObject *bind_crc32(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *buffer;
     unsigned int crc = 0;
     Py_buffer view;
     if (!PyArg_ParseTuple(args, "O|I:crc32", &buffer, &crc) ||
-        bind_buffer_to_read(buffer, &view, "crc32()")) {
+        open_bytes(buffer, &view, "crc32()")) {
         return NULL;
     }
     crc = sum_up(crc, view.buf, (size_t)view.len);
@@ -138,7 +152,7 @@ static int fill_item(const struct bind_state *state, PyObject *stream, PyObject 
 {
     PyObject *name, *buffer, *crc;
     unsigned long long offset;
-    uint64_t object_bytes = bind_reader_size(stream);
+    uint64_t object_bytes;
     if (!PyTuple_Check(part)) {
         PyErr_SetString(PyExc_TypeError, "a part must be (name, offset, buffer, crc)");
         return -1;
@@ -148,7 +162,8 @@ static int fill_item(const struct bind_state *state, PyObject *stream, PyObject 
         return -1;
     }
     item->name = PyUnicode_AsUTF8(name); /* kept by the part */
-    if (!item->name || parse_crc(crc, item) || open_target(buffer, item)) {
+    if (!item->name || bind_reader_size(stream, &object_bytes) || parse_crc(crc, item) ||
+        open_target(buffer, item)) {
         return -1;
     }
     if (offset > object_bytes || item->size_bytes > object_bytes - offset) {
@@ -160,12 +175,15 @@ static int fill_item(const struct bind_state *state, PyObject *stream, PyObject 
     return take_buffered(state, stream, item);
 }
 
-PyObject *bind_fetch_arrays(PyObject *module, PyObject *args)
+PyObject *bind_fetch_arrays(PyObject *module, PyObject *args, PyObject *keywords)
 {
+    static const char *const names[] = {"", "", "fresh", NULL};
     const struct bind_state *state = PyModule_GetState(module);
     PyObject *stream, *parts; /* a tuple: nobody changes it while it is read, or fetched */
-    if (!PyArg_ParseTuple(args, "O!O!:fetch_arrays", state->reader_type, &stream, &PyTuple_Type,
-                          &parts)) {
+    int fresh = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!|$p:fetch_arrays", BIND_NAMES(names),
+                                     state->reader_type, &stream, &PyTuple_Type, &parts,
+                                     &fresh)) {
         return NULL;
     }
     size_t count = (size_t)PyTuple_GET_SIZE(parts);
@@ -178,6 +196,7 @@ PyObject *bind_fetch_arrays(PyObject *module, PyObject *args)
             bind_fetch_drop(items, count);
             return NULL;
         }
+        items[i].fresh = fresh != 0;
     }
     return bind_fetch_new(state, stream, parts, items, count);
 }
@@ -217,7 +236,7 @@ PyObject *bind_send_array(PyObject *module, PyObject *args)
     }
     uint32_t crc = (uint32_t)start;
     PyObject *owner = PyMemoryView_FromObject(buffer); /* keeps the memory in place */
-    if (!owner || bind_buffer_to_read(owner, &view, "send_array()")) {
+    if (!owner || open_bytes(owner, &view, "send_array()")) {
         Py_XDECREF(owner);
         return NULL;
     }

@@ -10,8 +10,8 @@
 
 /* allocate(nbytes) -> writable memoryview */
 PyObject *bind_allocate(PyObject *module, PyObject *nbytes);
-/* fetch_arrays(stream, parts) -> Fetch */
-PyObject *bind_fetch_arrays(PyObject *module, PyObject *args);
+/* fetch_arrays(stream, parts, *, fresh=False) -> Fetch */
+PyObject *bind_fetch_arrays(PyObject *module, PyObject *args, PyObject *keywords);
 /* send_array(stream, buffer, crc) -> crc */
 PyObject *bind_send_array(PyObject *module, PyObject *args);
 /* crc32(buffer, crc=0) -> crc */

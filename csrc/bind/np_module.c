@@ -65,10 +65,11 @@ static PyMethodDef methods[] = {
     {"allocate", bind_allocate, METH_O,
      "allocate(nbytes, /)\n--\n\nA writable memoryview of fresh page memory, filled with zeros; "
      "it goes back to the system with the last view."},
-    {"fetch_arrays", bind_fetch_arrays, METH_VARARGS,
-     "fetch_arrays(stream, parts, /)\n--\n\nLike fetch() into buffers; parts: a tuple of (name "
+    {"fetch_arrays", WITH_KEYWORDS(bind_fetch_arrays), METH_VARARGS | METH_KEYWORDS,
+     "fetch_arrays(stream, parts, /, *, fresh=False)\n--\n\nLike fetch() into buffers; parts: a tuple of (name "
      "for errors, offset, writable buffer, CRC-32 or None). Parts that are in memory already are "
-     "copied before it returns."},
+     "copied before it returns. fresh: buffers of 1 MiB and more come from allocate(), and "
+     "nobody has touched them yet."},
     {"send_array", bind_send_array, METH_VARARGS,
      "send_array(stream, buffer, crc, /)\n--\n\nAppends a buffer to an ObjectWriter; returns the "
      "CRC-32 of what `crc` is the sum of and the buffer behind it, None for None. 64 KiB and more "

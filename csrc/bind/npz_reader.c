@@ -50,7 +50,10 @@ static enum s3d_code try_directory(struct npz_reader *self, uint64_t size, uint6
 
 static int open_directory(struct npz_reader *self)
 {
-    uint64_t size = bind_reader_size(self->stream);
+    uint64_t size;
+    if (bind_reader_size(self->stream, &size)) {
+        return -1;
+    }
     uint64_t offset = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
     struct s3d_error error;
     int failed;
@@ -384,7 +387,10 @@ static PyObject *inflater_new(PyTypeObject *type, PyObject *args, PyObject *keyw
                                                &name, &offset, &compressed, &size, &crc)) {
         return NULL;
     }
-    uint64_t object_bytes = bind_reader_size(stream);
+    uint64_t object_bytes;
+    if (bind_reader_size(stream, &object_bytes)) {
+        return NULL;
+    }
     if (offset > object_bytes || compressed > object_bytes - offset) {
         return PyErr_Format(PyExc_ValueError, "%U: it is not all in the object", name);
     }

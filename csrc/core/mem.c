@@ -15,7 +15,7 @@ enum {
     HUGE_PAGE_BYTES = 2 * 1024 * 1024,
     HUGE_PAGE_SLOW_US = 800, /* a little more than 512 small pages take */
     SMALL_PAGES_US = 250000,
-    TOUCH_MIN_BYTES = 256 * 1024 /* less is not worth a system call */
+    TOUCH_MIN_BYTES = 1024 * 1024 /* less is not worth a system call */
 };
 
 #ifdef S3D_FAULTS

@@ -23,7 +23,8 @@ char *s3d_copy_string(const char *text);      /* NULL in, NULL out; NULL on fail
 void *s3d_pages_alloc(size_t bytes);
 void s3d_pages_free(void *memory, size_t bytes);
 /* Backs [data, data + bytes), a part of such an allocation that nobody has touched yet, just
- * before it is filled: cheaper than page by page as it is written. Contents stay as they are. */
+ * before it is filled: cheaper than page by page as it is written. Contents stay as they are. Does
+ * nothing for less than 1 MiB. */
 void s3d_pages_touch(char *data, size_t bytes);
 
 /* false on overflow, *out untouched. */
