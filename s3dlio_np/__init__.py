@@ -10,6 +10,8 @@ URIs: s3://bucket/key, file:///path, and plain paths. An object appears whole, w
 closed cleanly, or not at all.
 """
 
+# The engine first: where it refuses to work (sub-interpreters), NumPy would fail worse.
+from s3dlio_np import _native as _native
 from s3dlio_np._arrays import (
     load,
     load_numpy,
