@@ -388,7 +388,6 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
     item->name = entry->name;
     item->crc = entry->crc;
     item->has_crc = verify && entry->crc && size;
-    item->sums = item->has_crc;
     return 0;
 }
 

@@ -31,7 +31,7 @@ static enum s3d_code take_piece(void *context, size_t segment, uint64_t offset, 
 {
     struct fetch_object *self = context;
     struct bind_fetch_item *item = &self->items[self->items_at[segment]];
-    if (!item->sums) {
+    if (!item->sums && !item->has_crc) {
         return S3D_OK;
     }
     uint64_t behind = item->size_bytes - offset - length;

@@ -18,7 +18,7 @@ struct bind_fetch_item {
     uint64_t size_bytes;
     bool fresh; /* pages of s3d_pages_alloc that nobody has touched yet */
     bool sums;             /* its CRC-32 is computed, for Fetch.sum() */
-    bool has_crc;          /* and must be `crc` */
+    bool has_crc;          /* it is computed, and must be `crc` */
     uint32_t crc;
     const char *name;      /* for errors; kept alive by `owner` */
     /* private: I/O threads */
