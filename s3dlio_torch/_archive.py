@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,7 @@ from s3dlio_torch._device_records import (
     write_storages,
 )
 from s3dlio_torch._memory import empty_tensors
+from s3dlio_torch._plain import NOT_PLAIN, load_plain
 
 Restore = Callable[[Any, str], Any]
 
@@ -47,10 +48,9 @@ class Archive:
         wanted: Collection[str] | None = None,
     ) -> None:
         self._stream = stream
-        self._reader = ArchiveReader(stream)
-        self._records = self._reader.records()
-        self._sizes = {name: size for name, size, _ in self._records}
-        self._verify = verify
+        self.reader = ArchiveReader(stream)
+        self._known_sizes: dict[str, int] | None = None
+        self.verify = verify
         self._pin_memory = pin_memory
         self._wanted = wanted
         self._fetch: Fetch | None = None
@@ -61,32 +61,39 @@ class Archive:
     @property
     def is_stored(self) -> bool:
         """Whether no record is compressed: only such can go straight to their place."""
-        return all(stored for _, _, stored in self._records)
+        return self.reader.is_stored()
 
     @property
     def sizes(self) -> dict[str, int]:
         """Of all records, in bytes."""
-        return self._sizes
+        if self._known_sizes is None:
+            self._known_sizes = {name: size for name, size, _ in self.reader.records()}
+        return self._known_sizes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every record is wanted, and in ordinary memory."""
+        return self._wanted is None and not self._pin_memory
 
     # --- what torch calls ---
 
     def has_record(self, name: str) -> bool:
-        return name in self._sizes
+        return self.reader.has_record(name)
 
     def get_record(self, name: str) -> bytes:
         self._require(name)
-        return self._seen.pop(name) if name in self._seen else self._reader.get_record(name)
+        return self._seen.pop(name) if name in self._seen else self.reader.get_record(name)
 
-    def get_all_records(self) -> list[str]:
-        return list(self._sizes)
+    def get_all_records(self) -> Collection[str]:
+        return _Names(self)
 
     def get_record_offset(self, name: str) -> int:
         self._require(name)
-        return self._reader.get_record_offset(name)
+        return self.reader.get_record_offset(name)
 
     def get_record_header_offset(self, name: str) -> int:
         self._require(name)
-        return self._reader.get_record_header_offset(name)
+        return self.reader.get_record_header_offset(name)
 
     def get_record_offset_no_read(
         self, header_offset: int, name: str, nbytes: int, alignment: int
@@ -103,9 +110,9 @@ class Archive:
         self._require(name)
         if self._wanted is not None and name not in self._wanted:
             return torch.empty(nbytes, dtype=torch.uint8, device="meta")
-        if self._sizes[name] != nbytes:
+        if self.sizes[name] != nbytes:
             raise RuntimeError(
-                f"record {name} has {self._sizes[name]} bytes, but its storage needs {nbytes}: "
+                f"record {name} has {self.sizes[name]} bytes, but its storage needs {nbytes}: "
                 "the archive is damaged"
             )
         if self._for_devices is not None:
@@ -128,7 +135,7 @@ class Archive:
         """torch's placing of storages; those that nobody wants stay the meta storages they are."""
         if may_reach_device(self, map_location):
             self._for_devices = DeviceRecords(
-                self._stream, self._reader, self._names(), restore, self._verify, self._pin_memory
+                self._stream, self.reader, self._names(), restore, self.verify, self._pin_memory
             )
 
         def place(storage: Any, location: str) -> Any:
@@ -139,24 +146,24 @@ class Archive:
         return place
 
     def _require(self, name: str) -> None:
-        if name not in self._sizes:
+        if not self.has_record(name):
             raise RuntimeError(f"the archive has no record {name}: it is damaged")
 
     def _names(self) -> list[str]:
         """Of the records to fetch, in the order of the file."""
         return [
             name
-            for name in self._sizes
+            for name in self.sizes
             if name.startswith(_DATA) and (self._wanted is None or name in self._wanted)
         ]
 
     def _start(self) -> None:
         names = self._names()
-        tensors = empty_tensors([self._sizes[name] for name in names], pin_memory=self._pin_memory)
+        tensors = empty_tensors([self.sizes[name] for name in names], pin_memory=self._pin_memory)
         self._items = {name: (i, tensors[i]) for i, name in enumerate(names)}
         storages = [tensor.untyped_storage() for tensor in tensors]
-        self._fetch = self._reader.fetch(
-            names, storages, verify=self._verify, fresh=not self._pin_memory
+        self._fetch = self.reader.fetch(
+            names, storages, verify=self.verify, fresh=not self._pin_memory
         )
 
     def close(self) -> None:
@@ -172,6 +179,22 @@ class Archive:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class _Names(Collection[str]):
+    """The names of all records, made only when somebody looks at more than one of them."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._archive.has_record(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._archive.sizes)
+
+    def __len__(self) -> int:
+        return len(self._archive.sizes)
 
 
 def torch_load_over(stream: ObjectReader, **how: Any) -> Callable[..., Any]:
@@ -202,7 +225,20 @@ def torch_load_over(stream: ObjectReader, **how: Any) -> Callable[..., Any]:
         restore: Restore = own._get_restore_location(map_location)
         return archives[-1].restore_over(restore, map_location) if archives else restore
 
-    load_archive = _with_globals(own._load, _get_restore_location=get_restore)
+    load_by_torch = _with_globals(own._load, _get_restore_location=get_restore)
+
+    def load_archive(archive: Any, *arguments: Any, **keywords: Any) -> Any:
+        if isinstance(archive, Archive) and archive.is_whole:
+            result = load_plain(
+                archive.reader, *arguments, verify=archive.verify, **keywords
+            )
+            if result is not NOT_PLAIN:
+                torch._C._log_api_usage_metadata(
+                    "torch.load.metadata", {"serialization_id": archive.serialization_id()}
+                )
+                return result
+        return load_by_torch(archive, *arguments, **keywords)
+
     return _with_globals(own.load, _open_zipfile_reader=open_archive, _load=load_archive)
 
 

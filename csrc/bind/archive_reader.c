@@ -1,7 +1,7 @@
 #include "bind/archive_reader.h"
 
 #include "bind/errors.h"
-#include "bind/fetch.h"
+#include "bind/plain.h"
 #include "bind/reader.h"
 #include "formats/crc.h"
 #include "formats/zip_read.h"
@@ -332,6 +332,17 @@ static PyObject *archive_records(PyObject *object, PyObject *Py_UNUSED(ignored))
     return records;
 }
 
+static PyObject *archive_is_stored(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const struct archive_reader *self = (struct archive_reader *)object;
+    bool stored = true;
+    for (uint32_t i = 0; i < self->zip.count; i++) {
+        const struct s3d_zip_entry *entry = &self->zip.entries[i];
+        stored &= entry->method == S3D_ZIP_STORED || !record_name(self, entry);
+    }
+    return PyBool_FromLong(stored);
+}
+
 /* What torch has written lies where torch's rules say; of other archives the header is read. */
 static int place(const struct archive_reader *self, const struct s3d_zip_entry *entry,
                  struct s3d_zip_local *local)
@@ -362,10 +373,37 @@ static PyObject *archive_header_offset(PyObject *object, PyObject *argument)
 
 /* --- the wave ------------------------------------------------------------------------------ */
 
+bool bind_archive_has(PyObject *archive, const char *name, uint64_t size_bytes)
+{
+    const struct s3d_zip_entry *entry = find((struct archive_reader *)archive, name);
+    return entry && entry->method == S3D_ZIP_STORED && entry->size_bytes == size_bytes;
+}
+
+int bind_archive_item(PyObject *archive, const char *name, bool verify,
+                      struct bind_fetch_item *item)
+{
+    const struct archive_reader *self = (struct archive_reader *)archive;
+    struct s3d_zip_local local;
+    const struct s3d_zip_entry *entry = require(self, name);
+    if (!entry || place(self, entry, &local)) {
+        return -1;
+    }
+    item->offset_bytes = local.data_offset;
+    item->size_bytes = entry->size_bytes;
+    item->name = entry->name;
+    item->crc = entry->crc;
+    item->has_crc = verify && entry->crc && entry->size_bytes;
+    return 0;
+}
+
+PyObject *bind_archive_stream(PyObject *archive)
+{
+    return ((struct archive_reader *)archive)->stream;
+}
+
 static int fill_item(const struct archive_reader *self, struct bind_fetch_item *item,
                      const char *name, PyObject *target, bool verify, bool fresh)
 {
-    struct s3d_zip_local local;
     uint64_t size;
     const struct s3d_zip_entry *entry = require(self, name);
     if (!entry || bind_storage_memory(target, &item->data, &size)) {
@@ -378,16 +416,11 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
         raise_error(self, &error);
         return -1;
     }
-    if (place(self, entry, &local)) {
+    if (bind_archive_item((PyObject *)(uintptr_t)self, name, verify, item)) {
         return -1;
     }
     item->target = Py_NewRef(target);
-    item->offset_bytes = local.data_offset;
-    item->size_bytes = size;
     item->fresh = fresh;
-    item->name = entry->name;
-    item->crc = entry->crc;
-    item->has_crc = verify && entry->crc && size;
     return 0;
 }
 
@@ -432,6 +465,21 @@ static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywo
     return bind_fetch_new(self->state, self->stream, object, items, (size_t)count);
 }
 
+static PyObject *archive_plain(PyObject *object, PyObject *args)
+{
+    struct archive_reader *self = (struct archive_reader *)object;
+    PyObject *name;
+    int any_location;
+    if (!PyArg_ParseTuple(args, "Up:plain", &name, &any_location)) {
+        return NULL;
+    }
+    PyObject *bytes = archive_get_record(object, name);
+    PyObject *plain =
+        bytes ? bind_plain_new(self->state, object, bytes, any_location) : NULL;
+    Py_XDECREF(bytes);
+    return plain;
+}
+
 /* --- life ---------------------------------------------------------------------------------- */
 
 static int archive_traverse(PyObject *object, visitproc visit, void *arg)
@@ -470,6 +518,11 @@ static PyMethodDef archive_methods[] = {
     {"records", archive_records, METH_NOARGS,
      "records()\n--\n\nA list of (name, size in bytes, whether it is stored uncompressed), in the "
      "order of their offsets."},
+    {"is_stored", archive_is_stored, METH_NOARGS,
+     "is_stored()\n--\n\nWhether no record is compressed."},
+    {"plain", archive_plain, METH_VARARGS,
+     "plain(name, any_location, /)\n--\n\nThe plain checkpoint whose pickle is the record, or "
+     "None when it is not plain. any_location: it may hold tensors of any device."},
     {"get_record_offset", archive_record_offset, METH_O,
      "get_record_offset(name, /)\n--\n\nThe offset of the payload's first byte in the object."},
     {"get_record_header_offset", archive_header_offset, METH_O,

@@ -5,8 +5,17 @@
 #ifndef S3D_BIND_ARCHIVE_READER_H
 #define S3D_BIND_ARCHIVE_READER_H
 
-#include "bind/state.h"
+#include "bind/fetch.h"
 
 int bind_archive_reader_init(PyObject *module, struct bind_state *state);
+
+/* From C; `archive` is an ArchiveReader. */
+/* Whether there is such a record of just this size, stored uncompressed. */
+bool bind_archive_has(PyObject *archive, const char *name, uint64_t size_bytes);
+/* Fills all of an item but its target and data; its name lives as long as the archive. 0, or -1
+ * with an exception. */
+int bind_archive_item(PyObject *archive, const char *name, bool verify,
+                      struct bind_fetch_item *item);
+PyObject *bind_archive_stream(PyObject *archive); /* its ObjectReader, borrowed */
 
 #endif

@@ -7,6 +7,7 @@ static const struct bind_capi table = {
     .size = sizeof table,
     .pages_alloc = s3d_pages_alloc,
     .pages_free = s3d_pages_free,
+    .plain_of = bind_plain_of,
 };
 
 int bind_capi_init(PyObject *module)

@@ -4,13 +4,16 @@
  *
  * Whoever needs it (s3dlio_torch._native) imports this table instead of linking a second copy of
  * the engine. New functions are added at the end and `size` tells which are there; `version`
- * changes only when an old importer would go wrong. None of these functions touches Python.
+ * changes only when an old importer would go wrong. None of these functions touches Python but
+ * plain_of.
  */
 #ifndef S3D_BIND_CAPI_H
 #define S3D_BIND_CAPI_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+
+#include "bind/plain.h"
 
 #include <stdint.h>
 
@@ -24,6 +27,9 @@ struct bind_capi {
 
     void *(*pages_alloc)(size_t bytes);
     void (*pages_free)(void *memory, size_t bytes);
+
+    /* bind_plain_of, under the GIL. */
+    const struct bind_plain *(*plain_of)(PyObject *object);
 };
 
 /* For the exporter: adds the capsule to the module. 0, or -1 with an exception. */

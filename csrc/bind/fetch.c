@@ -249,6 +249,31 @@ static PyObject *fetch_wait(PyObject *object, PyObject *argument)
     Py_RETURN_NONE;
 }
 
+static enum s3d_code step_wait_all(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    return s3d_get_wait_all(context, timeout_ms, error);
+}
+
+static PyObject *fetch_wait_all(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    struct fetch_object *self = (struct fetch_object *)object;
+    if (self->filled) {
+        Py_RETURN_NONE;
+    }
+    if (!self->get) {
+        PyErr_SetString(PyExc_ValueError, "the fetch has ended");
+        return NULL;
+    }
+    struct s3d_error error;
+    enum s3d_code code = bind_wait(step_wait_all, self->get, &error);
+    if (code) {
+        return code == S3D_AGAIN
+                   ? NULL
+                   : bind_raise(self->state, &error, bind_reader_uri(self->reader));
+    }
+    Py_RETURN_NONE;
+}
+
 static void end(struct fetch_object *self)
 {
     struct s3d_get *get = self->get;
@@ -337,6 +362,8 @@ static PyMethodDef fetch_methods[] = {
      "any."},
     {"sum", fetch_sum, METH_O,
      "sum(index, /)\n--\n\nThe CRC-32 of item `index`, which must have been waited for."},
+    {"wait_all", fetch_wait_all, METH_NOARGS,
+     "wait_all()\n--\n\nReturns when every item is in its target."},
     {"close", fetch_close, METH_NOARGS,
      "close()\n--\n\nCancels what still runs. Nothing writes into any target afterwards."},
     {NULL, NULL, 0, NULL},

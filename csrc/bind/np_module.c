@@ -8,6 +8,7 @@
 #include "bind/archive_writer.h"
 #include "bind/fetch.h"
 #include "bind/npz_reader.h"
+#include "bind/plain.h"
 #include "bind/reader.h"
 #include "bind/safetensors.h"
 #include "bind/wait.h"
@@ -140,7 +141,7 @@ static int execute(PyObject *module)
     return refuse_subinterpreters() || bind_calls_init() || bind_errors_init(module, state) ||
                    bind_pages_init(module, state) || bind_reader_init(module, state) ||
                    bind_writer_init(module, state) || bind_fetch_init(module, state) ||
-                   bind_archive_reader_init(module, state) ||
+                   bind_archive_reader_init(module, state) || bind_plain_init(module, state) ||
                    bind_archive_writer_init(module, state) ||
                    bind_npz_reader_init(module, state) || bind_capi_init(module) ||
                    PyModule_AddStringConstant(module, "version", S3D_VERSION) ||
@@ -164,6 +165,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->writer_type);
     Py_VISIT(state->pages_type);
     Py_VISIT(state->fetch_type);
+    Py_VISIT(state->plain_type);
     return 0;
 }
 
@@ -182,6 +184,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->pages_type);
     Py_CLEAR(state->fetch_type);
+    Py_CLEAR(state->plain_type);
     return 0;
 }
 

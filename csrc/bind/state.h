@@ -25,6 +25,7 @@ struct bind_state {
     PyTypeObject *writer_type;
     PyTypeObject *pages_type;
     PyTypeObject *fetch_type;
+    PyTypeObject *plain_type;
 };
 
 extern struct PyModuleDef bind_np_module;

@@ -1,11 +1,11 @@
 /*
  * The module s3dlio_torch._native: tensors over the engine's page memory, by libtorch's C ABI.
  *
- * It registers one operator, s3dlio_native::empty(int nbytes) -> Tensor. It links no engine of
- * its own but takes s3dlio_np._native's (bind/capi.h).
+ * It registers the operators s3dlio_native::empty(int nbytes) -> Tensor and the two below it. It
+ * links no engine of its own but takes s3dlio_np._native's (bind/capi.h).
  */
 #include "bind/capi.h"
-#include "bind/torch_abi.h"
+#include "bind/torch_tensors.h"
 
 #include <stdbool.h>
 
@@ -102,11 +102,13 @@ static int register_operator(void)
     if (aoti_torch_library_init_fragment("s3dlio_native", __FILE__, __LINE__, &schema) ||
         aoti_torch_library_def(schema, "empty(int nbytes) -> Tensor") ||
         aoti_torch_library_def(schema, "view(Tensor base, int offset, int nbytes) -> Tensor") ||
+        aoti_torch_library_def(schema, TORCH_TENSORS_SCHEMA) ||
         /* Without tensor arguments there is nothing to dispatch on but this key. */
         aoti_torch_library_init_impl("s3dlio_native", "CompositeExplicitAutograd", __FILE__,
                                      __LINE__, &kernel) ||
         aoti_torch_library_impl(kernel, "empty", empty) ||
-        aoti_torch_library_impl(kernel, "view", view)) {
+        aoti_torch_library_impl(kernel, "view", view) ||
+        aoti_torch_library_impl(kernel, "tensors", torch_tensors)) {
         raise_torch_error("torch did not register s3dlio_native's operators");
         if (kernel) {
             aoti_torch_delete_library_object(kernel);
@@ -124,7 +126,8 @@ static int execute(PyObject *Py_UNUSED(module))
     if (api) {
         return 0; /* imported anew: the operator is there */
     }
-    if (!torch_from_blob) {
+    if (!torch_from_blob || !torch_new_list_reserve_size || !torch_list_push_back ||
+        !torch_set_requires_grad || !torch_dtype_float8_e8m0fnu) {
         PyErr_SetString(PyExc_ImportError, "s3dlio_torch._native needs torch 2.11 or newer");
         return -1;
     }
@@ -140,6 +143,18 @@ static int execute(PyObject *Py_UNUSED(module))
     return 0;
 }
 
+static PyObject *make_tensors(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    return torch_tensors_make(api, args);
+}
+
+static PyMethodDef methods[] = {
+    {"make_tensors", make_tensors, METH_VARARGS,
+     "make_tensors(plain, operator, /)\n--\n\nA list of all tensors of a Plain whose fetch has "
+     "begun, by torch.ops.s3dlio_native.tensors. Raises MemoryError when torch makes too few."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, execute},
 #ifdef Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED
@@ -153,6 +168,7 @@ static struct PyModuleDef definition = {
     .m_name = "s3dlio_torch._native",
     .m_doc = "Registers torch.ops.s3dlio_native. Import torch first.",
     .m_size = 0,
+    .m_methods = methods,
     .m_slots = slots,
 };
 
