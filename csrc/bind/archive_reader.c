@@ -48,16 +48,18 @@ static const char *name_text(PyObject *name)
 /* The entry of a record by its name without the prefix; NULL without an exception if none. */
 static const struct s3d_zip_entry *find(const struct archive_reader *self, const char *name)
 {
-    size_t length = strlen(name);
-    char *full = PyMem_RawMalloc(self->prefix_length + length + 1);
+    char most[128];
+    size_t length = self->prefix_length + strlen(name);
+    char *full = length <= sizeof most ? most : PyMem_RawMalloc(length);
     if (!full) {
         return NULL;
     }
     memcpy(full, self->prefix, self->prefix_length);
-    memcpy(full + self->prefix_length, name, length + 1);
-    const struct s3d_zip_entry *entry =
-        s3d_zip_find(&self->zip, full, self->prefix_length + length);
-    PyMem_RawFree(full);
+    memcpy(full + self->prefix_length, name, length - self->prefix_length);
+    const struct s3d_zip_entry *entry = s3d_zip_find(&self->zip, full, length);
+    if (full != most) {
+        PyMem_RawFree(full);
+    }
     return entry;
 }
 
@@ -373,19 +375,19 @@ static PyObject *archive_header_offset(PyObject *object, PyObject *argument)
 
 /* --- the wave ------------------------------------------------------------------------------ */
 
-bool bind_archive_has(PyObject *archive, const char *name, uint64_t size_bytes)
+const struct s3d_zip_entry *bind_archive_find(PyObject *archive, const char *name,
+                                              uint64_t size_bytes)
 {
     const struct s3d_zip_entry *entry = find((struct archive_reader *)archive, name);
-    return entry && entry->method == S3D_ZIP_STORED && entry->size_bytes == size_bytes;
+    return entry && entry->method == S3D_ZIP_STORED && entry->size_bytes == size_bytes ? entry
+                                                                                       : NULL;
 }
 
-int bind_archive_item(PyObject *archive, const char *name, bool verify,
+int bind_archive_item(PyObject *archive, const struct s3d_zip_entry *entry, bool verify,
                       struct bind_fetch_item *item)
 {
-    const struct archive_reader *self = (struct archive_reader *)archive;
     struct s3d_zip_local local;
-    const struct s3d_zip_entry *entry = require(self, name);
-    if (!entry || place(self, entry, &local)) {
+    if (place((struct archive_reader *)archive, entry, &local)) {
         return -1;
     }
     item->offset_bytes = local.data_offset;
@@ -416,7 +418,7 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
         raise_error(self, &error);
         return -1;
     }
-    if (bind_archive_item((PyObject *)(uintptr_t)self, name, verify, item)) {
+    if (bind_archive_item((PyObject *)(uintptr_t)self, entry, verify, item)) {
         return -1;
     }
     item->target = Py_NewRef(target);

@@ -10,11 +10,13 @@
 int bind_archive_reader_init(PyObject *module, struct bind_state *state);
 
 /* From C; `archive` is an ArchiveReader. */
-/* Whether there is such a record of just this size, stored uncompressed. */
-bool bind_archive_has(PyObject *archive, const char *name, uint64_t size_bytes);
-/* Fills all of an item but its target and data; its name lives as long as the archive. 0, or -1
- * with an exception. */
-int bind_archive_item(PyObject *archive, const char *name, bool verify,
+struct s3d_zip_entry;
+/* The record of this name and just this size, stored uncompressed; NULL when there is none. It
+ * lives as long as the archive. */
+const struct s3d_zip_entry *bind_archive_find(PyObject *archive, const char *name,
+                                              uint64_t size_bytes);
+/* Fills all of an item but its target and data. 0, or -1 with an exception. */
+int bind_archive_item(PyObject *archive, const struct s3d_zip_entry *entry, bool verify,
                       struct bind_fetch_item *item);
 PyObject *bind_archive_stream(PyObject *archive); /* its ObjectReader, borrowed */
 

@@ -7,6 +7,7 @@
 #include "core/mem.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 enum {
     ALIGNMENT = 64,
@@ -31,6 +32,7 @@ struct plain_object {
     PyObject *archive;
     PyObject *bytes; /* the pickle, in which the scan points */
     struct s3d_plain scan;
+    const struct s3d_zip_entry **records; /* of storage i */
     struct bind_plain_place *places;
     struct bind_plain shared;
 };
@@ -169,19 +171,29 @@ static int allocate(struct plain_object *self)
 
 /* --- the fetch ----------------------------------------------------------------------------- */
 
-static void name_record(char *name, const struct s3d_plain_storage *storage)
+/* "data/KEY", by hand: there are many of them. */
+static const char *name_record(char *name, uint32_t key)
 {
-    PyOS_snprintf(name, NAME_BYTES, "data/%u", storage->key);
+    char *at = name + NAME_BYTES - 1;
+    *at = '\0';
+    do {
+        *--at = (char)('0' + key % 10);
+        key /= 10;
+    } while (key);
+    at -= strlen("data/");
+    memcpy(at, "data/", strlen("data/"));
+    return at;
 }
 
 /* Every record is there, with the size that its storage needs. */
-static bool fits_archive(const struct plain_object *self)
+static bool fits_archive(struct plain_object *self)
 {
     char name[NAME_BYTES];
     for (size_t i = 0; i < self->scan.storage_count; i++) {
         const struct s3d_plain_storage *storage = &self->scan.storages[i];
-        name_record(name, storage);
-        if (!bind_archive_has(self->archive, name, storage->bytes)) {
+        self->records[i] =
+            bind_archive_find(self->archive, name_record(name, storage->key), storage->bytes);
+        if (!self->records[i]) {
             return false;
         }
     }
@@ -201,15 +213,13 @@ static PyObject *plain_fetch(PyObject *object, PyObject *argument)
         return PyErr_NoMemory();
     }
     size_t count = 0;
-    char name[NAME_BYTES];
     for (size_t i = 0; i < self->scan.storage_count; i++) {
         if (!self->scan.storages[i].bytes) {
             continue;
         }
-        name_record(name, &self->scan.storages[i]);
         items[count].data = self->places[i].data;
         items[count].fresh = true;
-        if (bind_archive_item(self->archive, name, verify, &items[count++])) {
+        if (bind_archive_item(self->archive, self->records[i], verify, &items[count++])) {
             bind_fetch_drop(items, count);
             return NULL;
         }
@@ -280,11 +290,16 @@ PyObject *bind_plain_new(const struct bind_state *state, PyObject *archive, PyOb
     self->shared =
         (struct bind_plain){.scan = &self->scan, .hold = hold_slab, .release = release_slab};
     enum s3d_code code = scan(self, any_location);
-    if (!code && fits_archive(self)) {
-        return (PyObject *)self;
+    if (!code) {
+        self->records = PyMem_RawCalloc(self->scan.storage_count + 1, sizeof *self->records);
+        if (!self->records) {
+            PyErr_NoMemory();
+        } else if (fits_archive(self)) {
+            return (PyObject *)self;
+        }
     }
     Py_DECREF(self);
-    return code && code != S3D_UNSUPPORTED ? NULL : Py_NewRef(Py_None);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 const struct bind_plain *bind_plain_of(PyObject *object)
@@ -315,6 +330,7 @@ static void plain_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
     drop_places(self);
     s3d_plain_fini(&self->scan);
+    PyMem_RawFree(self->records);
     Py_CLEAR(self->archive);
     Py_CLEAR(self->bytes);
     Py_CLEAR(self->module);

@@ -46,7 +46,12 @@ static bool is_name(const char *known, const char *name, size_t length)
 static enum s3d_code push_index(struct plain_scan *scan, enum s3d_plain_kind kind,
                                 uint32_t index)
 {
-    return plain_push(scan, (struct s3d_plain_step){.kind = (uint8_t)kind, .index = index});
+    struct s3d_plain_step *step;
+    enum s3d_code code = plain_push(scan, kind, &step);
+    if (!code) {
+        step->index = index;
+    }
+    return code;
 }
 
 /* The dtypes and the legacy storages, which lie in torch itself. */
@@ -351,9 +356,13 @@ static enum s3d_code rebuild_parameter(struct plain_scan *scan,
     if (tensor->requires_grad || (grad && !takes_gradients[tensor->dtype])) {
         return plain_refuse(scan, "a parameter of another kind");
     }
-    return plain_push(scan, (struct s3d_plain_step){.kind = S3D_PLAIN_PARAMETER,
-                                                    .target = number_of(scan, args, 0),
-                                                    .flag = grad});
+    struct s3d_plain_step *step;
+    enum s3d_code code = plain_push(scan, S3D_PLAIN_PARAMETER, &step);
+    if (!code) {
+        step->target = number_of(scan, args, 0);
+        step->flag = grad;
+    }
+    return code;
 }
 
 /* --- other calls --------------------------------------------------------------------------- */
@@ -362,8 +371,24 @@ static enum s3d_code rebuild_parameter(struct plain_scan *scan,
 static enum s3d_code push_over(struct plain_scan *scan, enum s3d_plain_kind kind,
                                uint32_t target)
 {
-    return plain_push(
-        scan, (struct s3d_plain_step){.kind = (uint8_t)kind, .target = target, .count = 1});
+    struct s3d_plain_step *step;
+    enum s3d_code code = plain_push(scan, kind, &step);
+    if (!code) {
+        step->target = target;
+        step->count = 1;
+    }
+    return code;
+}
+
+static enum s3d_code push_complex(struct plain_scan *scan, uint32_t first)
+{
+    struct s3d_plain_step *step;
+    enum s3d_code code = plain_push(scan, S3D_PLAIN_COMPLEX, &step);
+    if (!code) {
+        step->first = first;
+        step->count = 2;
+    }
+    return code;
 }
 
 static bool is_latin1(const struct plain_scan *scan, const struct s3d_plain_step *text)
@@ -403,7 +428,7 @@ static enum s3d_code call_with_one(struct plain_scan *scan, enum plain_function 
         return push_over(scan, S3D_PLAIN_BYTEARRAY, number_of(scan, args, 0));
     }
     if (function == PLAIN_BYTEARRAY && !args->count) {
-        return plain_push(scan, (struct s3d_plain_step){.kind = S3D_PLAIN_BYTEARRAY});
+        return plain_push_kind(scan, S3D_PLAIN_BYTEARRAY);
     }
     return plain_refuse(scan, "a call of another kind");
 }
@@ -421,9 +446,7 @@ static enum s3d_code call_with_two(struct plain_scan *scan, enum plain_function 
     }
     if (function == PLAIN_COMPLEX && one->kind == S3D_PLAIN_REAL &&
         two->kind == S3D_PLAIN_REAL) {
-        return plain_push(scan, (struct s3d_plain_step){.kind = S3D_PLAIN_COMPLEX,
-                                                        .first = args->first,
-                                                        .count = 2});
+        return push_complex(scan, args->first);
     }
     return plain_refuse(scan, "a call of another kind");
 }
@@ -433,10 +456,8 @@ static enum s3d_code call(struct plain_scan *scan, enum plain_function function,
 {
     switch (function) {
     case PLAIN_ORDERED_DICT:
-        return args->count
-                   ? plain_refuse(scan, "an OrderedDict of something")
-                   : plain_push(scan, (struct s3d_plain_step){.kind = S3D_PLAIN_ORDERED_DICT,
-                                                              .first = PLAIN_NOTHING});
+        return args->count ? plain_refuse(scan, "an OrderedDict of something")
+                           : plain_push_kind(scan, S3D_PLAIN_ORDERED_DICT);
     case PLAIN_TENSOR_V2:
     case PLAIN_TENSOR_V3: return rebuild_tensor(scan, args, function == PLAIN_TENSOR_V3);
     case PLAIN_PARAMETER: return rebuild_parameter(scan, args);

@@ -42,6 +42,8 @@ enum opcode {
 /* Of any other protocol torch warns. */
 enum { PROTOCOL = 2 };
 
+enum { ROOM_MAX = 1 << 20 }; /* steps to make room for beforehand */
+
 static const char *const dtype_names[] = {
 #define X(name, storage, bytes, gradients) #name,
     S3D_PLAIN_DTYPES(X)
@@ -72,15 +74,12 @@ enum s3d_code plain_refuse(const struct plain_scan *scan, const char *why)
                     (size_t)(scan->at - scan->plain->pickle), why);
 }
 
-enum s3d_code plain_grow(const struct plain_scan *scan, void **items, size_t count, size_t more,
-                         size_t bytes, size_t *room)
+enum s3d_code plain_enlarge(const struct plain_scan *scan, void **items, size_t count,
+                            size_t more, size_t bytes, size_t *room)
 {
     size_t need, larger = *room ? *room : 32, size;
     if (!s3d_size_add(count, more, &need) || need > SIZE_MAX / 2) {
         return s3d_fail_memory(scan->error, SIZE_MAX);
-    }
-    if (need <= *room) {
-        return S3D_OK;
     }
     while (larger < need) {
         larger *= 2;
@@ -120,15 +119,17 @@ enum s3d_code plain_reach(const struct plain_scan *scan, uint32_t **items, size_
 
 /* --- steps and the stack ------------------------------------------------------------------- */
 
-static enum s3d_code add_step(struct plain_scan *scan, const struct s3d_plain_step *step)
+static enum s3d_code add_step(struct plain_scan *scan, enum s3d_plain_kind kind,
+                              struct s3d_plain_step **step)
 {
     struct s3d_plain *plain = scan->plain;
     void *memory = plain->steps;
     enum s3d_code code =
-        plain_grow(scan, &memory, plain->step_count, 1, sizeof *step, &scan->step_room);
+        plain_grow(scan, &memory, plain->step_count, 1, sizeof **step, &scan->step_room);
     plain->steps = memory;
     if (!code) {
-        plain->steps[plain->step_count++] = *step;
+        *step = &plain->steps[plain->step_count++];
+        **step = (struct s3d_plain_step){.kind = (uint8_t)kind};
     }
     return code;
 }
@@ -145,9 +146,10 @@ static enum s3d_code push_number(struct plain_scan *scan, uint32_t number)
     return code;
 }
 
-enum s3d_code plain_push(struct plain_scan *scan, struct s3d_plain_step step)
+enum s3d_code plain_push(struct plain_scan *scan, enum s3d_plain_kind kind,
+                         struct s3d_plain_step **step)
 {
-    enum s3d_code code = add_step(scan, &step);
+    enum s3d_code code = add_step(scan, kind, step);
     return code ? code : push_number(scan, (uint32_t)(scan->plain->step_count - 1));
 }
 
@@ -177,11 +179,9 @@ static enum s3d_code take_operands(struct plain_scan *scan, size_t count, uint32
     *first = (uint32_t)plain->operand_count; /* each opcode adds three at most, or what others
                                                 have pushed: it fits */
     scan->stack_count -= count;
-    if (count) {
-        memcpy(plain->operands + plain->operand_count, scan->stack + scan->stack_count,
-               count * sizeof *plain->operands);
+    for (size_t i = 0; i < count; i++) { /* mostly few: memcpy would take longer */
+        plain->operands[plain->operand_count++] = scan->stack[scan->stack_count + i];
     }
-    plain->operand_count += count;
     return S3D_OK;
 }
 
@@ -248,20 +248,28 @@ static bool is_hashable(const struct s3d_plain_step *step)
 
 static enum s3d_code push_tuple(struct plain_scan *scan, uint32_t first, uint32_t count)
 {
-    struct s3d_plain_step tuple = {
-        .kind = S3D_PLAIN_TUPLE, .first = first, .count = count, .depth = 1};
+    struct s3d_plain_step *tuple;
+    bool unhashable = false;
+    uint8_t depth = 1;
     for (uint32_t i = 0; i < count; i++) {
         const struct s3d_plain_step *item =
             &scan->plain->steps[scan->plain->operands[first + i]];
-        tuple.unhashable |= !is_hashable(item);
-        if (item->depth >= tuple.depth) {
-            tuple.depth = (uint8_t)(item->depth + 1);
+        unhashable |= !is_hashable(item);
+        if (item->depth >= depth) {
+            depth = (uint8_t)(item->depth + 1);
         }
     }
-    if (tuple.depth > PLAIN_DEPTH_MAX) {
+    if (depth > PLAIN_DEPTH_MAX) {
         return plain_refuse(scan, "tuples in tuples, too deep");
     }
-    return plain_push(scan, tuple);
+    enum s3d_code code = plain_push(scan, S3D_PLAIN_TUPLE, &tuple);
+    if (!code) {
+        tuple->first = first;
+        tuple->count = count;
+        tuple->depth = depth;
+        tuple->unhashable = unhashable;
+    }
+    return code;
 }
 
 static enum s3d_code short_tuple(struct plain_scan *scan, uint32_t count)
@@ -282,15 +290,23 @@ static enum s3d_code long_tuple(struct plain_scan *scan)
 }
 
 /* Adds a step that fills the container on the stack's top, and chains it to the container. */
-static enum s3d_code add_filling(struct plain_scan *scan, struct s3d_plain_step filling)
+static enum s3d_code add_filling(struct plain_scan *scan, enum s3d_plain_kind kind,
+                                 uint32_t first, uint32_t count)
 {
-    struct s3d_plain *plain = scan->plain;
-    filling.target = scan->stack[scan->stack_count - 1];
-    struct s3d_plain_step *container = &plain->steps[filling.target];
-    filling.index = container->first;
-    container->first = (uint32_t)plain->step_count;
+    uint32_t target = scan->stack[scan->stack_count - 1];
+    struct s3d_plain_step *filling;
+    enum s3d_code code = add_step(scan, kind, &filling);
+    if (code) {
+        return code;
+    }
+    struct s3d_plain_step *container = &scan->plain->steps[target];
+    filling->target = target;
+    filling->first = first;
+    filling->count = count;
+    filling->index = container->first;
+    container->first = (uint32_t)(scan->plain->step_count - 1);
     container->filled = true;
-    return add_step(scan, &filling);
+    return code;
 }
 
 static enum s3d_code append(struct plain_scan *scan, uint32_t first, uint32_t count)
@@ -302,8 +318,7 @@ static enum s3d_code append(struct plain_scan *scan, uint32_t first, uint32_t co
     for (uint32_t i = 0; i < count; i++) {
         list->unhashable |= !is_hashable(&scan->plain->steps[scan->plain->operands[first + i]]);
     }
-    return add_filling(scan, (struct s3d_plain_step){
-                                 .kind = S3D_PLAIN_APPEND, .first = first, .count = count});
+    return add_filling(scan, S3D_PLAIN_APPEND, first, count);
 }
 
 static enum s3d_code set_items(struct plain_scan *scan, uint32_t first, uint32_t count)
@@ -321,8 +336,7 @@ static enum s3d_code set_items(struct plain_scan *scan, uint32_t first, uint32_t
             return plain_refuse(scan, "a key of a rare kind");
         }
     }
-    return add_filling(scan, (struct s3d_plain_step){
-                                 .kind = S3D_PLAIN_SET_ITEMS, .first = first, .count = count});
+    return add_filling(scan, S3D_PLAIN_SET_ITEMS, first, count);
 }
 
 typedef enum s3d_code fill_fn(struct plain_scan *scan, uint32_t first, uint32_t count);
@@ -352,8 +366,7 @@ static enum s3d_code build(struct plain_scan *scan)
         return plain_refuse(scan, "a state for what is no OrderedDict");
     }
     uint32_t number = scan->stack[--scan->stack_count];
-    return add_filling(scan,
-                       (struct s3d_plain_step){.kind = S3D_PLAIN_SET_STATE, .first = number});
+    return add_filling(scan, S3D_PLAIN_SET_STATE, number, 0);
 }
 
 /* --- bytes --------------------------------------------------------------------------------- */
@@ -429,55 +442,73 @@ static bool is_utf8(const unsigned char *at, size_t length)
 
 /* --- values -------------------------------------------------------------------------------- */
 
-static enum s3d_code push_kind(struct plain_scan *scan, enum s3d_plain_kind kind)
+enum s3d_code plain_push_kind(struct plain_scan *scan, enum s3d_plain_kind kind)
 {
-    return plain_push(scan,
-                      (struct s3d_plain_step){.kind = (uint8_t)kind, .first = PLAIN_NOTHING});
+    struct s3d_plain_step *step;
+    enum s3d_code code = plain_push(scan, kind, &step);
+    if (!code) {
+        step->first = PLAIN_NOTHING; /* of a container: nothing fills it yet */
+    }
+    return code;
 }
 
 static enum s3d_code push_integer(struct plain_scan *scan, size_t length)
 {
     const unsigned char *bytes = take_bytes(scan, length);
+    struct s3d_plain_step *step;
     if (!bytes) {
         return is_short(scan);
     }
     uint64_t value = little_endian(bytes, length);
-    return plain_push(scan, (struct s3d_plain_step){.kind = S3D_PLAIN_INTEGER,
-                                                    .integer = length == 4 ? (int32_t)value
-                                                                           : (int64_t)value});
+    enum s3d_code code = plain_push(scan, S3D_PLAIN_INTEGER, &step);
+    if (!code) {
+        step->integer = length == 4 ? (int32_t)value : (int64_t)value;
+    }
+    return code;
+}
+
+/* Sign-extends an integer of at most eight bytes: its sign bit moves up to ours and back. */
+static int64_t small_long(const unsigned char *bytes, size_t length)
+{
+    unsigned shift = 64 - 8 * (unsigned)length;
+    return length ? (int64_t)(little_endian(bytes, length) << shift) >> shift : 0;
 }
 
 static enum s3d_code push_long(struct plain_scan *scan)
 {
     const unsigned char *length = take_bytes(scan, 1);
     const unsigned char *bytes = length ? take_bytes(scan, *length) : NULL;
+    struct s3d_plain_step *step;
     if (!bytes) {
         return is_short(scan);
     }
-    struct s3d_plain_step step = {.kind = S3D_PLAIN_LONG,
-                                  .first = (uint32_t)(bytes - scan->plain->pickle),
-                                  .count = *length};
-    if (*length <= 8) { /* its sign bit moves up to ours and back */
-        unsigned shift = 64 - 8 * (unsigned)*length;
-        uint64_t value = little_endian(bytes, *length);
-        step.kind = S3D_PLAIN_INTEGER;
-        step.integer = *length ? (int64_t)(value << shift) >> shift : 0;
+    enum s3d_code code =
+        plain_push(scan, *length <= 8 ? S3D_PLAIN_INTEGER : S3D_PLAIN_LONG, &step);
+    if (!code && *length <= 8) {
+        step->integer = small_long(bytes, *length);
+    } else if (!code) {
+        step->first = (uint32_t)(bytes - scan->plain->pickle);
+        step->count = *length;
     }
-    return plain_push(scan, step);
+    return code;
 }
 
 static enum s3d_code push_real(struct plain_scan *scan)
 {
     const unsigned char *bytes = take_bytes(scan, sizeof(double));
-    struct s3d_plain_step step = {.kind = S3D_PLAIN_REAL};
-    uint64_t bits;
+    struct s3d_plain_step *step;
+    uint64_t bits = 0;
     if (!bytes) {
         return is_short(scan);
     }
-    memcpy(&bits, bytes, sizeof bits);
-    bits = __builtin_bswap64(bits); /* torch's zips are read on little-endian machines only */
-    memcpy(&step.real, &bits, sizeof bits);
-    return plain_push(scan, step);
+    for (size_t i = 0; i < sizeof bits; i++) { /* big endian */
+        bits = bits << 8 | bytes[i];
+    }
+    enum s3d_code code = plain_push(scan, S3D_PLAIN_REAL, &step);
+    if (!code) {
+        memcpy(&step->real, &bits, sizeof bits);
+    }
+    return code;
 }
 
 static enum s3d_code push_text(struct plain_scan *scan)
@@ -485,16 +516,19 @@ static enum s3d_code push_text(struct plain_scan *scan)
     const unsigned char *digits = take_bytes(scan, 4);
     size_t length = digits ? (size_t)little_endian(digits, 4) : 0;
     const unsigned char *bytes = digits ? take_bytes(scan, length) : NULL;
+    struct s3d_plain_step *step;
     if (!bytes) {
         return is_short(scan);
     }
     if (!is_utf8(bytes, length)) {
         return plain_refuse(scan, "a text that is not UTF-8");
     }
-    return plain_push(scan,
-                      (struct s3d_plain_step){.kind = S3D_PLAIN_TEXT,
-                                              .first = (uint32_t)(bytes - scan->plain->pickle),
-                                              .count = (uint32_t)length});
+    enum s3d_code code = plain_push(scan, S3D_PLAIN_TEXT, &step);
+    if (!code) {
+        step->first = (uint32_t)(bytes - scan->plain->pickle);
+        step->count = (uint32_t)length;
+    }
+    return code;
 }
 
 static enum s3d_code push_global(struct plain_scan *scan)
@@ -630,11 +664,11 @@ static enum s3d_code take_step(struct plain_scan *scan, enum opcode opcode)
     case OP_INT4: return push_integer(scan, 4);
     case OP_INT1: return push_integer(scan, 1);
     case OP_INT2: return push_integer(scan, 2);
-    case OP_NONE: return push_kind(scan, S3D_PLAIN_NONE);
+    case OP_NONE: return plain_push_kind(scan, S3D_PLAIN_NONE);
     case OP_PERSISTENT: return plain_persistent(scan);
     case OP_REDUCE: return plain_reduce(scan);
     case OP_TEXT: return push_text(scan);
-    case OP_EMPTY_LIST: return push_kind(scan, S3D_PLAIN_LIST);
+    case OP_EMPTY_LIST: return plain_push_kind(scan, S3D_PLAIN_LIST);
     case OP_APPEND: return fill_few(scan, append, 1);
     case OP_BUILD: return build(scan);
     case OP_GLOBAL: return push_global(scan);
@@ -646,12 +680,12 @@ static enum s3d_code take_step(struct plain_scan *scan, enum opcode opcode)
     case OP_SET_ITEM: return fill_few(scan, set_items, 2);
     case OP_TUPLE: return long_tuple(scan);
     case OP_SET_ITEMS: return fill_to_mark(scan, set_items);
-    case OP_EMPTY_DICT: return push_kind(scan, S3D_PLAIN_DICT);
+    case OP_EMPTY_DICT: return plain_push_kind(scan, S3D_PLAIN_DICT);
     case OP_TUPLE1: return short_tuple(scan, 1);
     case OP_TUPLE2: return short_tuple(scan, 2);
     case OP_TUPLE3: return short_tuple(scan, 3);
-    case OP_TRUE: return push_kind(scan, S3D_PLAIN_TRUE);
-    case OP_FALSE: return push_kind(scan, S3D_PLAIN_FALSE);
+    case OP_TRUE: return plain_push_kind(scan, S3D_PLAIN_TRUE);
+    case OP_FALSE: return plain_push_kind(scan, S3D_PLAIN_FALSE);
     case OP_LONG1: return push_long(scan);
     case OP_PROTOCOL: /* only at the very start */
     case OP_STOP: break;
@@ -682,6 +716,23 @@ static enum s3d_code run(struct plain_scan *scan)
     return find_alive(scan);
 }
 
+/* What torch.save writes takes a step for every six bytes: room for all of them at once. */
+static enum s3d_code make_room(struct plain_scan *scan, size_t length)
+{
+    size_t steps = length / 6 < ROOM_MAX ? length / 6 : ROOM_MAX;
+    void *memory = NULL;
+    enum s3d_code code =
+        plain_enlarge(scan, &memory, 0, steps, sizeof *scan->plain->steps, &scan->step_room);
+    scan->plain->steps = memory;
+    memory = NULL;
+    if (!code) {
+        code = plain_enlarge(scan, &memory, 0, steps, sizeof *scan->plain->operands,
+                             &scan->operand_room);
+        scan->plain->operands = memory;
+    }
+    return code;
+}
+
 enum s3d_code s3d_plain_scan(struct s3d_plain *plain, const void *pickle, size_t length,
                              bool any_location, struct s3d_error *error)
 {
@@ -691,8 +742,10 @@ enum s3d_code s3d_plain_scan(struct s3d_plain *plain, const void *pickle, size_t
                               .plain = plain,
                               .error = error,
                               .any_location = any_location};
-    enum s3d_code code =
-        length <= S3D_PLAIN_PICKLE_MAX ? run(&scan) : plain_refuse(&scan, "it is very long");
+    enum s3d_code code = length <= S3D_PLAIN_PICKLE_MAX
+                             ? make_room(&scan, length)
+                             : plain_refuse(&scan, "it is very long");
+    code = code ? code : run(&scan);
     s3d_free(scan.stack);
     s3d_free(scan.floors);
     s3d_free(scan.memo);

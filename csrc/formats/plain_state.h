@@ -43,12 +43,24 @@ struct plain_scan {
 /* UNSUPPORTED, with the reason and the place. */
 enum s3d_code plain_refuse(const struct plain_scan *scan, const char *why);
 
-/* Room for `more` items of `bytes` each behind `count`; what is there stays. */
-S3D_MUST_USE enum s3d_code plain_grow(const struct plain_scan *scan, void **items, size_t count,
-                                      size_t more, size_t bytes, size_t *room);
+S3D_MUST_USE enum s3d_code plain_enlarge(const struct plain_scan *scan, void **items,
+                                         size_t count, size_t more, size_t bytes, size_t *room);
 
-/* Pushes a new step. */
-S3D_MUST_USE enum s3d_code plain_push(struct plain_scan *scan, struct s3d_plain_step step);
+/* Room for `more` items of `bytes` each behind `count`; what is there stays. */
+S3D_MUST_USE static inline enum s3d_code plain_grow(const struct plain_scan *scan, void **items,
+                                                    size_t count, size_t more, size_t bytes,
+                                                    size_t *room)
+{
+    return more <= *room - count ? S3D_OK
+                                 : plain_enlarge(scan, items, count, more, bytes, room);
+}
+
+/* Pushes a new step; all but its kind is zero, for the caller to fill in until the next one. */
+S3D_MUST_USE enum s3d_code plain_push(struct plain_scan *scan, enum s3d_plain_kind kind,
+                                      struct s3d_plain_step **step);
+
+/* The same for a value that is all in its kind, or an empty container. */
+S3D_MUST_USE enum s3d_code plain_push_kind(struct plain_scan *scan, enum s3d_plain_kind kind);
 
 /* The step on the stack, `below` under its top; NULL: behind a mark, or there is none. */
 struct s3d_plain_step *plain_peek(const struct plain_scan *scan, size_t below);
