@@ -296,8 +296,7 @@ static enum s3d_code use_storage(struct plain_scan *scan, struct s3d_plain_tenso
         return plain_refuse(scan, "a storage under two dtypes");
     }
     if (!measure(tensor, scan->plain->extents, &tensor->bytes) ||
-        tensor->bytes > storage->bytes || storage->bytes % element ||
-        (uint64_t)tensor->offset > storage->bytes / element) {
+        tensor->bytes > storage->bytes || storage->bytes % element) {
         return plain_refuse(scan, "a tensor that reaches out of its storage");
     }
     storage->dtype = tensor->dtype;

@@ -716,20 +716,24 @@ static enum s3d_code run(struct plain_scan *scan)
     return find_alive(scan);
 }
 
-/* What torch.save writes takes a step for every six bytes: room for all of them at once. */
+/* What torch.save writes takes a step for every six bytes: room for all of them at once. The
+ * arrays that others point into are never NULL, even where nothing is in them. */
 static enum s3d_code make_room(struct plain_scan *scan, size_t length)
 {
+    struct s3d_plain *plain = scan->plain;
     size_t steps = length / 6 < ROOM_MAX ? length / 6 : ROOM_MAX;
-    void *memory = NULL;
+    void *memory[3] = {NULL, NULL, NULL};
     enum s3d_code code =
-        plain_enlarge(scan, &memory, 0, steps, sizeof *scan->plain->steps, &scan->step_room);
-    scan->plain->steps = memory;
-    memory = NULL;
-    if (!code) {
-        code = plain_enlarge(scan, &memory, 0, steps, sizeof *scan->plain->operands,
-                             &scan->operand_room);
-        scan->plain->operands = memory;
-    }
+        plain_enlarge(scan, &memory[0], 0, steps, sizeof *plain->steps, &scan->step_room);
+    code = code ? code
+                : plain_enlarge(scan, &memory[1], 0, steps, sizeof *plain->operands,
+                                &scan->operand_room);
+    code = code ? code
+                : plain_enlarge(scan, &memory[2], 0, 1, sizeof *plain->extents,
+                                &scan->extent_room);
+    plain->steps = memory[0];
+    plain->operands = memory[1];
+    plain->extents = memory[2];
     return code;
 }
 

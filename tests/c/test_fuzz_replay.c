@@ -27,6 +27,9 @@
 #define LLVMFuzzerTestOneInput fuzz_inflate
 #include "../fuzz/fuzz_inflate.c"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_plain_pickle
+#include "../fuzz/fuzz_plain_pickle.c"
+#undef LLVMFuzzerTestOneInput
 
 #include <dirent.h>
 
@@ -81,5 +84,6 @@ int main(void)
     replay("zip_read", fuzz_zip_read);
     replay("npy", fuzz_npy);
     replay("inflate", fuzz_inflate);
+    replay("plain_pickle", fuzz_plain_pickle);
     return 0;
 }
