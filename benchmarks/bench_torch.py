@@ -90,6 +90,12 @@ def connector(concurrency: int | None) -> Any:
     )
 
 
+def one_tensor(size_mib: int) -> dict[str, Any]:
+    import torch
+
+    return {"one": torch.ones(size_mib * 2**18)}
+
+
 def small_tensors(size_mib: int) -> dict[str, Any]:
     """The same amount in tensors of 4 KiB."""
     import torch
@@ -97,7 +103,7 @@ def small_tensors(size_mib: int) -> dict[str, Any]:
     return {f"t{i}": torch.full((1024,), float(i)) for i in range(size_mib * 256)}
 
 
-STATES = {"decoder": decoder_state, "small": small_tensors}
+STATES = {"decoder": decoder_state, "small": small_tensors, "one": one_tensor}
 
 
 # ---- saving ----
@@ -370,13 +376,11 @@ def compare(server: Any, verb: str, argument: dict[str, Any], size: int, options
 
 def compare_small(server: Any, options: Any) -> dict[str, Any]:
     """10,000 tensors of 4 KiB beside one of 40 MiB's worth, and beside stock torch in memory."""
-    import torch
-
     from s3dlio_torch import save
 
     size = 40 * 2**20
     save(small_tensors(40), f"s3://{BUCKET}/small.pt")
-    save({"one": torch.ones(size // 4)}, f"s3://{BUCKET}/one.pt")
+    save(one_tensor(40), f"s3://{BUCKET}/one.pt")
     plan = [
         ("10,240 tensors of 4 KiB", "load_ours", {"size": size, "key": "small.pt"}),
         ("one tensor of 40 MiB", "load_ours", {"size": size, "key": "one.pt"}),
@@ -385,10 +389,32 @@ def compare_small(server: Any, options: Any) -> dict[str, Any]:
     figures = harness.measure(__file__, plan, size=size, rounds=options.rounds, env=server.env())
     harness.report("many small tensors, load", figures)
     many, one, memory = (figures[label]["seconds"] for label, _, _ in plan)
-    result = {"over_one_tensor": many / one, "over_torch_in_memory": many / memory}
+    saves = [
+        ("save of 10,240 tensors of 4 KiB", "save_ours", {"size_mib": 40, "state": "small"}),
+        ("save of one tensor of 40 MiB", "save_ours", {"size_mib": 40, "state": "one"}),
+        ("torch.save of the 10,240 in memory", "save_memory", {"size_mib": 40}),
+    ]
+    saved = harness.measure(__file__, saves, size=size, rounds=options.rounds, env=server.env())
+    harness.report("many small tensors, save", saved)
+    save_many, save_one, save_memory = (saved[label]["seconds"] for label, _, _ in saves)
+    result = {
+        "over_one_tensor": many / one,
+        "over_torch_in_memory": many / memory,
+        "save_over_one_tensor": save_many / save_one,
+        "save_over_torch_in_memory": save_many / save_memory,
+    }
+    figures = {**figures, **saved}
     for name, value in result.items():
         print(f"  {name}: {value:.2f}")
     return {"figures": figures, "ratios": result}
+
+
+@job
+def save_memory(size_mib: int) -> tuple[Step, int]:
+    import torch
+
+    value = small_tensors(size_mib)
+    return lambda: torch.save(value, io.BytesIO()), 0
 
 
 @job
