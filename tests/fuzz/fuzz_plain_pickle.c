@@ -6,7 +6,7 @@
  *   clang -g -O1 -std=gnu11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Icsrc \
  *       tests/fuzz/fuzz_plain_pickle.c csrc/formats/plain_*.c csrc/core/{mem,error}.c
  *
- * tests/c/test_fuzz_replay.c runs it over tests/fuzz/corpus/plain in every `make test`.
+ * tests/c/test_fuzz_replay.c runs it over tests/fuzz/corpus/plain_pickle in every `make test`.
  */
 #include "formats/plain_pickle.h"
 
