@@ -46,6 +46,7 @@ from s3dlio_np._options import WriterOptions
 from s3dlio_np._pickle import load_pickle, save_pickle
 from s3dlio_np._safetensors import load_safetensors, save_safetensors
 from s3dlio_np._settings import configure, stats
+from s3dlio_np._tree import load_tree, save_tree
 from s3dlio_np._version import __version__
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "load_numpy",
     "load_pickle",
     "load_safetensors",
+    "load_tree",
     "open",
     "open_stream",
     "put",
@@ -83,6 +85,7 @@ __all__ = [
     "save_numpy",
     "save_pickle",
     "save_safetensors",
+    "save_tree",
     "savez",
     "savez_compressed",
     "stat",

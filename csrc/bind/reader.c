@@ -747,6 +747,7 @@ static PyType_Slot reader_slots[] = {
     {Py_tp_traverse, reader_traverse},
     {Py_tp_clear, reader_clear},
     {Py_tp_repr, reader_repr},
+    {Py_tp_str, bind_stream_str},
     {Py_tp_methods, reader_methods},
     {Py_tp_getset, reader_getters},
     {0, NULL},

@@ -153,6 +153,11 @@ PyObject *bind_stream_get_name(PyObject *self, void *Py_UNUSED(closure))
     return Py_NewRef(((struct bind_stream *)self)->name);
 }
 
+PyObject *bind_stream_str(PyObject *self)
+{
+    return bind_stream_get_name(self, NULL);
+}
+
 /* Read without the lock: text wrappers ask before each line. */
 PyObject *bind_stream_get_closed(PyObject *self, void *Py_UNUSED(closure))
 {

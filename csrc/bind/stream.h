@@ -68,6 +68,8 @@ PyObject *bind_stream_fail(struct bind_stream *stream, const struct s3d_error *e
 /* Keeps the raised exception of a signal handler as the first failure; it stays raised. */
 void bind_stream_interrupted(struct bind_stream *stream);
 
+/* tp_str: the URI. Keras looks at str(file) for the ".keras" of a name. */
+PyObject *bind_stream_str(PyObject *self);
 /* Getters that both types list. */
 PyObject *bind_stream_get_name(PyObject *self, void *closure);
 PyObject *bind_stream_get_closed(PyObject *self, void *closure);

@@ -842,6 +842,7 @@ static PyType_Slot writer_slots[] = {
     {Py_tp_traverse, writer_traverse},
     {Py_tp_clear, writer_clear},
     {Py_tp_repr, writer_repr},
+    {Py_tp_str, bind_stream_str},
     {Py_tp_methods, writer_methods},
     {Py_tp_getset, writer_getters},
     {0, NULL},
