@@ -1,6 +1,7 @@
 # make            set-up (once) and both extensions          make demo   the main job, end to end
 # make test       C tests (plain and ASan+UBSan), then pytest   make ctest  C tests of one S3D_BUILD
 # make test SAN=asan|tsan   only the C tests, with that sanitizer
+# make interop    tests with pandas, pyarrow, h5py, Pillow, joblib, JAX, Keras, flax, TensorFlow (2.5 GB, once)
 # make fuzz [FUZZ_S=300] [FUZZ="uri xml"]   every fuzz target for so many seconds, with clang
 # make analyze    gcc -fanalyzer, cppcheck and clang-tidy over the engine (tools/analyze.suppress)
 # make bench [BENCH_ARGS=…]  make lint  make format  make wheel  make clean  make distclean
@@ -19,12 +20,13 @@ PYTEST_ARGS ?=
 export PYTHON S3D_BUILD S3D_WERROR
 
 PY := .venv/bin/python
+INTEROP_PY := .venv-interop/bin/python
 STAMPS := build/stamps
 FLAVOUR := $(S3D_BUILD)-werror$(S3D_WERROR)
 C_TREE := $(wildcard csrc csrc/* csrc/*/*.[ch])
 C_FORMATTED = $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] tests/servers/s3server/*.[ch])
 
-.PHONY: build demo test ctest pytest fuzz bench analyze lint format wheel clean distclean s3server FORCE
+.PHONY: build demo test ctest pytest interop fuzz bench analyze lint format wheel clean distclean s3server FORCE
 build: $(STAMPS)/editable
 
 # --- set-up, each step once -------------------------------------------------------------------
@@ -36,6 +38,13 @@ $(STAMPS)/system: tools/system-deps.sh
 	@[ -x $(PY) ] || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing tools/requirements-dev.txt into .venv (a few minutes, once)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -r tools/requirements-dev.txt
+	@touch $@
+
+# Needs no torch, and a botocore that .venv does not have.
+.venv-interop/.installed: tools/requirements-interop.txt | $(STAMPS)/system
+	@[ -x $(INTEROP_PY) ] || { echo "creating .venv-interop"; $(PYTHON) -m venv .venv-interop; }
+	@echo "installing tools/requirements-interop.txt into .venv-interop (a few minutes, once)"
+	@$(INTEROP_PY) -m pip install -qq --disable-pip-version-check -r tools/requirements-interop.txt
 	@touch $@
 
 # The extensions lie in the tree; the stamp holds the flavour they were built with.
@@ -87,10 +96,15 @@ analyze: $(STAMPS)/system $(STAMPS)/system-analyze
 fuzz: $(STAMPS)/system $(STAMPS)/system-fuzz
 	@$(MAKE) -s -j$(shell nproc) -f tests/fuzz/Makefile run
 
-bench: build s3server
+interop: build s3server .venv-interop/.installed
+	@PYTHONPATH="$(CURDIR)" $(INTEROP_PY) -m pytest tests/interop $(PYTEST_ARGS)
+
+# The peers of bench_numpy.py are in .venv-interop.
+bench: build s3server .venv-interop/.installed
 	@for script in benchmarks/bench_*.py; do \
 	    [ -e "$$script" ] || { echo "no benchmarks/bench_*.py" >&2; exit 1; }; \
-	    echo "== $$script"; $(PY) "$$script" $(BENCH_ARGS); \
+	    python=$(PY); [ "$$script" != benchmarks/bench_numpy.py ] || python=$(INTEROP_PY); \
+	    echo "== $$script"; $$python "$$script" $(BENCH_ARGS); \
 	done
 
 lint: build
@@ -115,4 +129,4 @@ clean:
 	find s3dlio_np s3dlio_torch tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .venv-interop

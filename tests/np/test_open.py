@@ -68,7 +68,7 @@ def reader(target: Any) -> Iterator[s3dlio_np.ObjectReader]:
 
 def test_a_reader_says_what_it_is(reader: Any, target: Any) -> None:
     assert issubclass(type(reader), io.BufferedIOBase)
-    assert reader.name == reader.uri == target.uri("data")
+    assert reader.name == reader.uri == str(reader) == target.uri("data")
     assert (reader.mode, reader.size, reader.closed) == ("rb", len(DATA), False)
     assert (reader.readable(), reader.seekable(), reader.writable()) == (True, True, False)
     assert reader.isatty() is False
