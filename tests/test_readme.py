@@ -1,0 +1,28 @@
+"""What README.md shows under "Use it" runs as it stands there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests import readme
+
+
+def test_use_it(s3_own: Any) -> None:
+    save_torch, save_numpy, save_pickle = readme.blocks("Use it")
+    model = torch.nn.Linear(3, 2)
+    loaded = readme.run(save_torch, {"model": model})["state"]
+    assert loaded["step"] == 1000
+    assert torch.equal(loaded["model"]["weight"], model.weight)
+
+    images = np.arange(12).reshape(3, 4)
+    names = readme.run(save_numpy, {"images": images, "labels": np.ones(3)})
+    assert names["images"] is not images
+    np.testing.assert_array_equal(names["images"], images)
+
+    results = {"accuracy": [0.5, 0.75]}
+    names = readme.run(save_pickle, {"results": results})
+    assert names["results"] == results and names["results"] is not results
+    assert sorted(s3_own.objects()) == ["data.npz", "results.pkl", "run1/step1000.pt"]
