@@ -223,7 +223,7 @@ def pickle_cases() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", pickle_cases())
 def test_pickle_both_ways(target: Any, protocol: int, name: str) -> None:
     value = pickle_cases()[name]
@@ -238,7 +238,7 @@ def test_pickle_both_ways(target: Any, protocol: int, name: str) -> None:
         assert loaded["one"] is loaded["two"]
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickled_arrays(target: Any, protocol: int) -> None:
     with s3dlio_np.open(target.uri("p"), "wb") as stream:
         pickle.dump({**ARRAYS, **OBJECTS}, stream, protocol)
