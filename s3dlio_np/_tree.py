@@ -30,14 +30,13 @@ import collections
 import importlib
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from s3dlio_np._open import WriteResult, open_writer
-from s3dlio_np._open import open as open_object
+from s3dlio_np._arrays import load_numpy, save_numpy
+from s3dlio_np._open import WriteResult
 from s3dlio_np._options import WriterOptions
 from s3dlio_np._typing import Uri
 
@@ -78,7 +77,9 @@ def save_tree(
     node = _Flattening(members).node(tree, ())
     document = {"format": _FORMAT, "version": _VERSION, "tree": node}
     members[_STRUCTURE] = np.array(json.dumps(document, separators=(",", ":")).encode())
-    return _save_members(uri, members, part_size, max_concurrency, options)
+    return save_numpy(
+        uri, members, part_size=part_size, max_concurrency=max_concurrency, options=options
+    )
 
 
 def load_tree(
@@ -108,7 +109,7 @@ def load_tree(
     and for dtypes that jax would narrow (float64 without jax_enable_x64); ImportError when a dtype
     needs ml_dtypes and it is missing; else what open() raises.
     """
-    members = _load_members(uri, part_size, max_concurrency)
+    members = load_numpy(uri, part_size=part_size, max_concurrency=max_concurrency)
     try:
         node = _structure(members)
         tree = _Building(members).tree(node, ())
@@ -458,42 +459,3 @@ def _outline(tree: Any) -> str:
     if isinstance(tree, (list, tuple)):
         return f"{type(tree).__name__} of length {len(tree)}"
     return type(tree).__name__
-
-
-# --- the file -----------------------------------------------------------------------------------
-
-
-def _save_members(
-    uri: Uri,
-    members: Mapping[str, _Array],
-    part_size: int | None,
-    max_concurrency: int | None,
-    options: WriterOptions | None,
-) -> WriteResult:
-    with open_writer(uri, part_size, max_concurrency, options) as stream:
-        with zipfile.ZipFile(stream, "w", allowZip64=True) as archive:
-            for name, array in members.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-    return stream.close()
-
-
-def _load_members(
-    uri: Uri, part_size: int | None, max_concurrency: int | None
-) -> dict[str, _Array]:
-    with open_object(uri, part_size=part_size, max_concurrency=max_concurrency) as stream:
-        loaded = np.load(stream, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError(f"{uri}: not a file of save_tree(): it is no .npz file")
-        return {name: _aligned(loaded[name]) for name in loaded.files}
-
-
-def _aligned(array: _Array) -> _Array:
-    memory = np.empty(array.nbytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    copy: _Array = np.ndarray(
-        array.shape, array.dtype, memory.data, start, order="F" if fortran else "C"
-    )
-    copy[...] = array
-    return copy

@@ -17,6 +17,7 @@ import pytest
 from keras.src.saving import saving_lib
 
 import s3dlio_np
+from tests import child
 
 X = np.linspace(0, 1, 64 * 8).reshape(64, 8)
 Y = X @ np.ones((8, 3))
@@ -91,6 +92,25 @@ def test_other_names_and_the_public_loader(target: Any, refused: Any, read: Any,
         model.save(stream)
     with read("m.keras") as stream, pytest.raises(TypeError):
         keras.saving.load_model(stream)
+
+
+ON_TENSORFLOW = """
+    import sys, keras, numpy as np, s3dlio_np
+    from keras.src.saving import saving_lib
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(900), keras.layers.Dense(900)])
+    with s3dlio_np.open(sys.argv[1], "wb", part_size=5 << 20) as stream:
+        model.save(stream)
+    with s3dlio_np.open(sys.argv[1]) as stream:
+        loaded = saving_lib.load_model(stream)
+    same = map(np.array_equal, loaded.get_weights(), model.get_weights())
+    print(keras.backend.backend(), all(same), len(loaded.get_weights()))
+"""
+
+
+def test_on_tensorflow(target: Any) -> None:
+    env = {"KERAS_BACKEND": "tensorflow"}
+    printed = child.run(ON_TENSORFLOW, target.uri("m.keras"), env=env, timeout_s=300)
+    assert printed.splitlines()[-1] == "tensorflow True 4"
 
 
 @keras.saving.register_keras_serializable("tests")
