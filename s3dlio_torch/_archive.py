@@ -166,6 +166,11 @@ class Archive:
             names, storages, verify=self.verify, fresh=not self._pin_memory
         )
 
+    def adopt(self, names: list[str], tensors: list[torch.Tensor], fetch: Fetch) -> None:
+        """Takes over a wave that is under way: item i brings the record names[i] into tensors[i]."""
+        self._items = {names[i]: (i, tensors[i]) for i in range(len(names))}
+        self._fetch = fetch
+
     def close(self) -> None:
         """Cancels what nobody waited for. Nothing writes into any storage afterwards."""
         if self._fetch is not None:
@@ -228,10 +233,8 @@ def torch_load_over(stream: ObjectReader, **how: Any) -> Callable[..., Any]:
     load_by_torch = _with_globals(own._load, _get_restore_location=get_restore)
 
     def load_archive(archive: Any, *arguments: Any, **keywords: Any) -> Any:
-        if isinstance(archive, Archive) and archive.is_whole:
-            result = load_plain(
-                archive.reader, *arguments, verify=archive.verify, **keywords
-            )
+        if isinstance(archive, Archive):
+            result = load_plain(archive, *arguments, **keywords)
             if result is not NOT_PLAIN:
                 torch._C._log_api_usage_metadata(
                     "torch.load.metadata", {"serialization_id": archive.serialization_id()}

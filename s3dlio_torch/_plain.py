@@ -13,12 +13,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from s3dlio_np._native import ArchiveReader, Plain
 from s3dlio_torch import _native
+from s3dlio_torch._device_records import may_reach_device
+
+if TYPE_CHECKING:
+    from s3dlio_torch._archive import Archive
 
 NOT_PLAIN: Final = object()
 
@@ -27,36 +31,38 @@ _own: Any = torch.serialization
 
 
 def load_plain(
-    reader: ArchiveReader,
+    archive: Archive,
     map_location: Any,
     pickle_module: Any,
     pickle_file: str = "data.pkl",
     overall_storage: Any = None,
-    *,
-    verify: bool,
     **pickle_load_args: Any,
 ) -> Any:
     """What torch.serialization._load would return, or NOT_PLAIN before anything has happened.
 
-    The first arguments are _load's. Raises what fetching raises.
+    The arguments are _load's. All records are on their way while the pickle is scanned; when that
+    finds it not to be plain, the archive has them for torch's code. Raises what fetching raises.
     """
+    reader = archive.reader
     if (
-        pickle_module is not torch._weights_only_unpickler
+        not archive.is_whole
+        or pickle_module is not torch._weights_only_unpickler
         or overall_storage is not None
         or pickle_load_args != {"encoding": "utf-8"}
         or not (map_location is None or _is_cpu(map_location))
+        or may_reach_device(archive, map_location)  # then through the ring, not all to the host
         or not _torch_is_as_usual()
         or not _records_are_as_usual(reader)
         or not reader.has_record(pickle_file)
     ):
         return NOT_PLAIN
-    plain = reader.plain(pickle_file, map_location is not None)
-    if plain is None:
-        return NOT_PLAIN
-    fetch = plain.fetch(verify)
+    plain, fetch = reader.plain(pickle_file, map_location is not None, archive.verify)
     try:
         with _without_collections():
             tensors = _native.make_tensors(plain, torch.ops.s3dlio_native.tensors.default)
+            if not plain.is_plain():
+                archive.adopt(plain.names(), tensors, fetch)
+                return NOT_PLAIN
             result = plain.build(
                 tensors,
                 _DTYPES,
@@ -66,8 +72,10 @@ def load_plain(
                 torch.nn.Parameter,
             )
         fetch.wait_all()
-    finally:
-        fetch.close()
+    except BaseException:
+        fetch.close()  # nothing is to write into memory that is about to go
+        raise
+    fetch.close()
     return result
 
 

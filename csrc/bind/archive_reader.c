@@ -63,20 +63,28 @@ static const struct s3d_zip_entry *find(const struct archive_reader *self, const
     return entry;
 }
 
+static int require_stored(const struct archive_reader *self, const struct s3d_zip_entry *entry)
+{
+    struct s3d_error error;
+    if (entry->method == S3D_ZIP_STORED) {
+        return 0;
+    }
+    s3d_fail(&error, S3D_INVALID, "record \"%.200s\" is compressed (method %u)", entry->name,
+             entry->method);
+    raise_error(self, &error);
+    return -1;
+}
+
 static const struct s3d_zip_entry *require(const struct archive_reader *self, const char *name)
 {
     const struct s3d_zip_entry *entry = find(self, name);
-    struct s3d_error error;
     if (!entry) {
+        struct s3d_error error;
         s3d_fail(&error, S3D_INVALID, "the archive has no record \"%.200s\"", name);
         raise_error(self, &error);
-    } else if (entry->method != S3D_ZIP_STORED) {
-        s3d_fail(&error, S3D_INVALID, "record \"%.200s\" is compressed (method %u)", name,
-                 entry->method);
-        raise_error(self, &error);
-        entry = NULL;
+        return NULL;
     }
-    return entry;
+    return require_stored(self, entry) ? NULL : entry;
 }
 
 /* Where the payload lies, from the local header. 0 or -1. */
@@ -375,19 +383,27 @@ static PyObject *archive_header_offset(PyObject *object, PyObject *argument)
 
 /* --- the wave ------------------------------------------------------------------------------ */
 
-const struct s3d_zip_entry *bind_archive_find(PyObject *archive, const char *name,
-                                              uint64_t size_bytes)
+const struct s3d_zip *bind_archive_zip(PyObject *archive)
 {
-    const struct s3d_zip_entry *entry = find((struct archive_reader *)archive, name);
-    return entry && entry->method == S3D_ZIP_STORED && entry->size_bytes == size_bytes ? entry
-                                                                                       : NULL;
+    return &((struct archive_reader *)archive)->zip;
+}
+
+const struct s3d_zip_entry *bind_archive_find(PyObject *archive, const char *name)
+{
+    return find((struct archive_reader *)archive, name);
+}
+
+const char *bind_archive_name(PyObject *archive, const struct s3d_zip_entry *entry)
+{
+    return record_name((struct archive_reader *)archive, entry);
 }
 
 int bind_archive_item(PyObject *archive, const struct s3d_zip_entry *entry, bool verify,
                       struct bind_fetch_item *item)
 {
+    const struct archive_reader *self = (struct archive_reader *)archive;
     struct s3d_zip_local local;
-    if (place((struct archive_reader *)archive, entry, &local)) {
+    if (require_stored(self, entry) || place(self, entry, &local)) {
         return -1;
     }
     item->offset_bytes = local.data_offset;
@@ -471,15 +487,19 @@ static PyObject *archive_plain(PyObject *object, PyObject *args)
 {
     struct archive_reader *self = (struct archive_reader *)object;
     PyObject *name;
-    int any_location;
-    if (!PyArg_ParseTuple(args, "Up:plain", &name, &any_location)) {
+    int any_location, verify;
+    if (!PyArg_ParseTuple(args, "Upp:plain", &name, &any_location, &verify)) {
         return NULL;
     }
     PyObject *bytes = archive_get_record(object, name);
-    PyObject *plain =
-        bytes ? bind_plain_new(self->state, object, bytes, any_location) : NULL;
+    PyObject *plain = bytes ? bind_plain_new(self->state, object, bytes, any_location) : NULL;
+    PyObject *fetch = plain ? bind_plain_fetch(plain, verify) : NULL;
+    /* Its records are on their way while the pickle is scanned. */
+    PyObject *both = fetch && !bind_plain_scan(plain) ? PyTuple_Pack(2, plain, fetch) : NULL;
     Py_XDECREF(bytes);
-    return plain;
+    Py_XDECREF(plain);
+    Py_XDECREF(fetch); /* the last reference, if something failed: it joins */
+    return both;
 }
 
 /* --- life ---------------------------------------------------------------------------------- */
@@ -523,8 +543,9 @@ static PyMethodDef archive_methods[] = {
     {"is_stored", archive_is_stored, METH_NOARGS,
      "is_stored()\n--\n\nWhether no record is compressed."},
     {"plain", archive_plain, METH_VARARGS,
-     "plain(name, any_location, /)\n--\n\nThe plain checkpoint whose pickle is the record, or "
-     "None when it is not plain. any_location: it may hold tensors of any device."},
+     "plain(name, any_location, verify, /)\n--\n\nStarts fetching all records below data/, and scans "
+     "the pickle that is the record. Returns the Plain and the Fetch. any_location: tensors of any "
+     "device are plain."},
     {"get_record_offset", archive_record_offset, METH_O,
      "get_record_offset(name, /)\n--\n\nThe offset of the payload's first byte in the object."},
     {"get_record_header_offset", archive_header_offset, METH_O,

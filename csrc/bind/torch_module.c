@@ -150,8 +150,8 @@ static PyObject *make_tensors(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"make_tensors", make_tensors, METH_VARARGS,
-     "make_tensors(plain, operator, /)\n--\n\nA list of all tensors of a Plain whose fetch has "
-     "begun, by torch.ops.s3dlio_native.tensors. Raises MemoryError when torch makes too few."},
+     "make_tensors(plain, operator, /)\n--\n\nA list of all tensors of a Plain, by "
+     "torch.ops.s3dlio_native.tensors. Raises MemoryError when torch makes too few."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -147,10 +147,6 @@ PyObject *torch_tensors_make(const struct bind_capi *api, PyObject *args)
     if (!plain) {
         return NULL;
     }
-    if (!plain->places) {
-        PyErr_SetString(PyExc_ValueError, "fetch() comes before make_tensors()");
-        return NULL;
-    }
     const struct bind_plain *outer = under_way;
     under_way = plain;
     PyObject *tensors = PyObject_CallNoArgs(operator);
