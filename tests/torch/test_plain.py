@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import s3dlio_np
 import s3dlio_torch
 from s3dlio_np import IntegrityError
 from s3dlio_np._native import ArchiveReader
@@ -907,22 +908,33 @@ def test_nonsense_as_the_alignment(file: str, taken: Taken, text: bytes) -> None
 # --- its own functions ------------------------------------------------------------------------
 
 
+def test_records_are_fetched_once_though_it_is_not_plain(s3_own: Any, taken: Taken) -> None:
+    size = 9 * 2**20
+    value = [collections.Counter("aab"), torch.arange(size // 8), torch.empty(0), BASE]
+    s3dlio_torch.save(value, s3_own.uri("m.pt"))
+    before = s3dlio_np.stats()["bytes_received"]
+    loaded = s3dlio_torch.load(s3_own.uri("m.pt"))
+    assert taken == [False]
+    assert size < s3dlio_np.stats()["bytes_received"] - before < 1.2 * size
+    check_same(loaded, torch.load(io.BytesIO(s3_own.get("m.pt"))))
+
+
 def test_the_pieces_refuse_what_would_be_wrong(file: str) -> None:
     operator = torch.ops.s3dlio_native.tensors.default
     assert operator() == []  # nothing is under way
     torch.save({"a": BASE, "b": torch.ones(3)}, file)
     parts = (_plain._DTYPES, torch.Size, torch.device, torch.Tensor._make_subclass, torch.nn.Parameter)
-    with s3dlio_np_open(file) as stream:
+    with s3dlio_np.open(file) as stream:
         reader = ArchiveReader(stream)
-        plain = reader.plain("data.pkl", False)
-        assert plain is not None
-        with pytest.raises(ValueError, match="before make_tensors"):
-            _native.make_tensors(plain, operator)
+        with pytest.raises(ValueError, match="no record"):
+            reader.plain("nothing.pkl", False, True)
         with pytest.raises(TypeError, match="Plain"):
             _native.make_tensors(reader, operator)  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             _native.make_tensors(3, operator)  # type: ignore[arg-type]
-        fetch = plain.fetch(True)
+        plain, fetch = reader.plain("data.pkl", False, True)
+        assert plain.is_plain()
+        assert plain.names() == ["data/0", "data/1"]
         with pytest.raises(MemoryError, match="torch did not make"):
             _native.make_tensors(plain, list)
         with pytest.raises(ValueError, match="not as many"):
@@ -934,17 +946,38 @@ def test_the_pieces_refuse_what_would_be_wrong(file: str) -> None:
         fetch.close()
         with pytest.raises(ValueError, match="ended"):
             fetch.wait_all()
-        again = plain.fetch(True)  # into the same memory
-        again.wait_all()
-        again.close()
         built = plain.build(tensors, *parts)
     assert torch.equal(built["a"], BASE)
-    del plain, tensors
+    del plain, fetch, tensors
     gc.collect()
     assert torch.equal(built["b"], torch.ones(3))
 
 
-def s3dlio_np_open(file: str) -> Any:
-    import s3dlio_np
+def test_the_pieces_of_what_is_not_plain(file: str) -> None:
+    torch.save([BASE, collections.Counter(), torch.empty(0, dtype=torch.int8)], file)
+    with s3dlio_np.open(file) as stream:
+        plain, fetch = ArchiveReader(stream).plain("data.pkl", False, True)
+        assert not plain.is_plain()
+        whole, empty = _native.make_tensors(plain, torch.ops.s3dlio_native.tensors.default)
+        fetch.wait_all()
+        fetch.close()
+        with pytest.raises(ValueError, match="not plain"):
+            plain.build([whole, empty], _plain._DTYPES, *[None] * 4)  # type: ignore[arg-type]
+    assert whole.dtype is empty.dtype is torch.uint8
+    assert torch.equal(whole.view(torch.float32).reshape(BASE.shape), BASE)
+    assert empty.numel() == empty.data_ptr() == 0
 
-    return s3dlio_np.open(file)
+
+def test_compressed_records_are_refused(file: str) -> None:
+    torch.save([BASE], file)
+    old = zipfile.ZipFile(io.BytesIO(Path(file).read_bytes()))
+    with old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in old.namelist():
+            kind = zipfile.ZIP_DEFLATED if "/data/" in name else zipfile.ZIP_STORED
+            archive.writestr(name, old.read(name), kind)
+    with s3dlio_np.open(file) as stream:
+        reader = ArchiveReader(stream)
+        assert not reader.is_stored()
+        with pytest.raises(ValueError, match="compressed"):
+            reader.plain("data.pkl", False, True)
+    assert torch.equal(s3dlio_torch.load(file)[0], BASE)
