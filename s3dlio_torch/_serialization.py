@@ -38,13 +38,13 @@ def save(
     pickle_module, pickle_protocol and the two after them: torch.save's.
     part_size (bytes), max_concurrency, options: as for s3dlio_np.open; for a URI only.
 
-    The bytes are those of torch.save into a BytesIO. Storages on the CPU are sent from where they
-    lie, without a copy: they must not change before save returns. Those on a device go through a
-    ring of at most 128 MiB of pinned host memory: each slot is copied to on a stream of its own,
-    which waits for the current one, while others are sent. Where memory cannot be pinned the ring is
-    ordinary memory (a RuntimeWarning says so); devices without streams (MPS) copy while nothing else
-    is done. The object appears whole or not at all. Raises what pickling raises, what a copy has
-    failed with, and s3dlio_np.open's exceptions.
+    The bytes are those of torch.save into a BytesIO (compressed, where options say so). Storages on
+    the CPU are sent from where they lie, without a copy: they must not change before save returns.
+    Those on a device go through a ring of at most 128 MiB of pinned host memory: each slot is copied
+    to on a stream of its own, which waits for the current one, while others are sent. Where memory
+    cannot be pinned the ring is ordinary memory (a RuntimeWarning says so); devices without streams
+    (MPS) copy while nothing else is done. The object appears whole or not at all. Raises what
+    pickling raises, what a copy has failed with, and s3dlio_np.open's exceptions.
     """
     how = (pickle_module, pickle_protocol)
     flags = (_use_new_zipfile_serialization, _disable_byteorder_record)
@@ -135,10 +135,11 @@ def load(
     part_size (bytes), max_concurrency: as for s3dlio_np.open. These five are for a URI only.
 
     All storages are fetched at once by parallel requests, straight into their memory, while torch
-    unpickles. They are 64-byte aligned and cannot be resized. Those for a device (by map_location or
-    by what the file says, not by a callable) are new device storages: their bytes pass through a
-    ring of pinned host memory as in save(), and the current stream waits for them. In such a load,
-    CPU storages below 16 MiB are copied from the ring. All copies have ended when load returns.
+    unpickles (a compressed object is read in order before that). They are 64-byte aligned and cannot
+    be resized. Those for a device (by map_location or by what the file says, not by a callable) are
+    new device storages: their bytes pass through a ring of pinned host memory as in save(), and the
+    current stream waits for them. In such a load, CPU storages below 16 MiB are copied from the ring.
+    All copies have ended when load returns.
 
     Raises what torch.load raises, what a copy has failed with, and s3dlio_np.open's exceptions.
     weights_only=False runs code that the file contains.
