@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 import s3dlio_np
-
 from tests import readme
 
 
