@@ -10,6 +10,7 @@ S3D_MOTO=1 demands them (a server that cannot start is then an error), 0 leaves 
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ import pytest
 from tests.servers import ceph
 from tests.servers import moto_server as moto
 from tests.servers.own import OwnServer
+
+# A shell starts background jobs with Ctrl-C ignored, which would be inherited: tests that interrupt
+# would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # --- which servers take part ------------------------------------------------------------------
 
