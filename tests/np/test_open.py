@@ -497,7 +497,7 @@ def test_ctrl_c_in_close(s3_own: Any) -> None:
 def test_ctrl_c_in_a_read(s3_own: Any) -> None:
     s3_own.put("data", DATA)
     stream = s3dlio_np.open(s3_own.uri("data"), max_concurrency=2)
-    fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=20, count=-1)
+    fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=5, count=-1)
     memory = bytearray(2 * PART)
     with interrupted_when(lambda: fault.hits() > 0):
         stream.readinto(memory)

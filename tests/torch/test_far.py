@@ -108,7 +108,7 @@ def test_gets_in_long_ranges(far: OwnServer) -> None:
     data = bytes(range(256)) * (PARTS * 8 * MIB // 256)
     s3dlio_np.put(URI, data, options=s3dlio_np.WriterOptions(max_concurrency=CONCURRENCY))
     assert 2 <= requests(far, "UploadPart") <= PARTS
-    assert s3dlio_np.get_bytes(URI, concurrent=CONCURRENCY) == data
+    assert s3dlio_np.get_bytes(URI, max_concurrency=CONCURRENCY) == data
     assert 3 <= requests(far, "GetObject") < PARTS
 
 
