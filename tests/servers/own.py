@@ -340,6 +340,18 @@ class OwnServer:
     def clear_faults(self) -> None:
         self._control("DELETE", "faults")
 
+    def put_key(
+        self, access_key: str, secret_key: str, token: str | None = None, expires: int = 0
+    ) -> None:
+        """Accepts one more key pair, ExpiredToken from `expires` (Unix seconds; 0: never) on. reset() forgets it."""
+        line = f"{access_key} {secret_key} {token or '-'} {expires}"
+        self._control("POST", "keys", line.encode())
+
+    def keys(self) -> dict[str, int]:
+        """How many requests each added key signed."""
+        counts: dict[str, int] = json.loads(self._control("GET", "keys"))
+        return counts
+
     def counters(self) -> dict[str, Any]:
         """requests (by operation), bytes_in, bytes_out, connections, open/max connections and requests, signatures_verified."""
         counters: dict[str, Any] = json.loads(self._control("GET", "counters"))

@@ -17,6 +17,7 @@
       "Your proposed upload exceeds the maximum allowed object size")                          \
     X(ENTITY_TOO_SMALL, 400, "EntityTooSmall",                                                 \
       "Your proposed upload is smaller than the minimum allowed object size")                  \
+    X(EXPIRED_TOKEN, 400, "ExpiredToken", "The provided token has expired.")                   \
     X(HEAD_TOO_LARGE, 400, "RequestHeaderSectionTooLarge",                                     \
       "Your request header exceeds the maximum allowed size")                                  \
     X(INTERNAL, 500, "InternalError", "We encountered an internal error. Please try again.")   \

@@ -1,4 +1,4 @@
-// The test's side door, on the same port: /_s3d/faults, counters, reset, uploads, objects. Unsigned and uncounted.
+// The test's side door, on the same port: /_s3d/faults, keys, counters, reset, uploads, objects. Unsigned and uncounted.
 #include "call.h"
 
 bool s3s_control_is(const struct s3s_call *call)
@@ -38,6 +38,7 @@ static void reset(struct s3s_call *call)
     atomic_store(&stats->connections, atomic_load(&stats->open_connections));
     atomic_store(&stats->max_connections, atomic_load(&stats->open_connections));
     s3s_faults_clear(&call->server->faults);
+    s3s_keys_clear(&call->server->keys);
     if (objects && s3s_span_is(*objects, "1"))
         s3s_store_reset(&call->server->store);
 }
@@ -98,6 +99,11 @@ void s3s_control_perform(struct s3s_call *call)
         s3s_faults_clear(&server->faults);
     else if (s3s_span_is(path, "/_s3d/faults") && s3s_span_is(method, "GET"))
         s3s_faults_json(&server->faults, out);
+    else if (s3s_span_is(path, "/_s3d/keys") && s3s_span_is(method, "POST"))
+        call->answer.status =
+            s3s_keys_put(&server->keys, s3s_text_span(&call->xml)) ? 200 : 400;
+    else if (s3s_span_is(path, "/_s3d/keys") && s3s_span_is(method, "GET"))
+        s3s_keys_json(&server->keys, out);
     else if (s3s_span_is(path, "/_s3d/counters") && s3s_span_is(method, "GET"))
         write_counters(server, out);
     else if (s3s_span_is(path, "/_s3d/reset") && s3s_span_is(method, "POST"))

@@ -143,12 +143,14 @@ static void server_init(struct s3s_server *server)
     s3s_store_init(&server->store, &server->pool, server->options.min_part_bytes,
                    server->options.real_md5);
     s3s_faults_init(&server->faults);
+    s3s_keys_init(&server->keys);
     atomic_init(&server->last_request_id, (uint64_t)time(NULL) << 20);
 }
 
 static void server_fini(struct s3s_server *server)
 {
     s3s_faults_fini(&server->faults);
+    s3s_keys_fini(&server->keys);
     s3s_store_fini(&server->store);
     s3s_pool_fini(&server->pool);
     s3s_mem_free(server->pattern);

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "fault.h"
+#include "keys.h"
 #include "store.h"
 
 enum { S3S_OPTION_LIST_MAX = 32 };
@@ -42,6 +43,7 @@ struct s3s_server {
     struct s3s_pool pool;       // these have their own locks
     struct s3s_store store;
     struct s3s_faults faults;
+    struct s3s_keys keys;
     struct s3s_stats stats;
     atomic_uint_fast64_t last_request_id;
     atomic_bool stopping;

@@ -200,12 +200,13 @@ static void tell(struct s3s_text *details, const char *element, struct s3s_span 
 }
 
 static enum s3s_code check_signature(struct s3s_call *call, const struct authorization *auth,
-                                     struct s3s_span date, struct s3s_span payload_hash)
+                                     struct s3s_span date, struct s3s_span payload_hash,
+                                     const char *secret)
 {
     struct s3s_text canonical = {0}, string = {0}, signature = {0};
     write_canonical(&canonical, &call->request, auth->signed_headers, payload_hash);
     write_string_to_sign(&string, date, auth->scope, &canonical);
-    sign(call->server->options.secret_key, auth, &string, &signature);
+    sign(secret, auth, &string, &signature);
     bool same = auth->signature.length == signature.length &&
                 !CRYPTO_memcmp(auth->signature.data, signature.data, signature.length);
     if (!same) { // as S3 does: the client's author can compare
@@ -222,8 +223,6 @@ static enum s3s_code check_scope(struct s3s_call *call, const struct authorizati
                                  struct s3s_span date)
 {
     const struct s3s_options *options = &call->server->options;
-    if (!s3s_span_is(auth->key_id, options->access_key))
-        return S3S_INVALID_KEY_ID;
     if (!s3s_span_is(auth->region, options->region)) {
         tell(&call->details, "Region", s3s_span_of(options->region));
         return S3S_AUTH_MALFORMED;
@@ -234,11 +233,27 @@ static enum s3s_code check_scope(struct s3s_call *call, const struct authorizati
     return S3S_OK;
 }
 
-static enum s3s_code check_token(const struct s3s_call *call)
+// One of the control requests' keys, else the command line's.
+static enum s3s_code find_key(const struct s3s_call *call, struct s3s_span access,
+                              struct s3s_key *key)
+{
+    const struct s3s_options *options = &call->server->options;
+    if (s3s_keys_find(&call->server->keys, access, key))
+        return key->expires_s && (int64_t)time(NULL) >= key->expires_s ? S3S_EXPIRED_TOKEN
+                                                                       : S3S_OK;
+    if (!s3s_span_is(access, options->access_key))
+        return S3S_INVALID_KEY_ID;
+    *key = (struct s3s_key){0};
+    s3s_span_store(s3s_span_of(options->secret_key), key->secret, sizeof key->secret);
+    if (options->session_token)
+        s3s_span_store(s3s_span_of(options->session_token), key->token, sizeof key->token);
+    return S3S_OK;
+}
+
+static enum s3s_code check_token(const struct s3s_call *call, const char *expected)
 {
     const struct s3s_span *token = s3s_request_header(&call->request, "x-amz-security-token");
-    const char *expected = call->server->options.session_token;
-    if (expected ? token && s3s_span_is(*token, expected) : !token)
+    if (*expected ? token && s3s_span_is(*token, expected) : !token)
         return S3S_OK;
     return S3S_INVALID_TOKEN;
 }
@@ -257,7 +272,11 @@ enum s3s_code s3s_sigv4_check(struct s3s_call *call)
         return S3S_AUTH_MALFORMED;
     if (!date || !read_date(*date, &when))
         return S3S_ACCESS_DENIED;
-    enum s3s_code code = check_scope(call, &auth, *date);
+    struct s3s_key key;
+    enum s3s_code code = find_key(call, auth.key_id, &key);
+    if (code)
+        return code;
+    code = check_scope(call, &auth, *date);
     if (code)
         return code;
     if (llabs(when - (int64_t)time(NULL)) > MAX_SKEW_S)
@@ -269,10 +288,12 @@ enum s3s_code s3s_sigv4_check(struct s3s_call *call)
              s3s_span_of("host and every x-amz-* header must be signed"));
         return S3S_ACCESS_DENIED;
     }
-    code = check_signature(call, &auth, *date, *payload_hash);
+    code = check_signature(call, &auth, *date, *payload_hash, key.secret);
     if (!code)
-        code = check_token(call);
+        code = check_token(call, key.token);
     if (!code)
         atomic_fetch_add(&call->server->stats.signatures_verified, 1);
+    if (!code)
+        s3s_keys_count(&call->server->keys, auth.key_id);
     return code;
 }
