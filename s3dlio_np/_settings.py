@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from types import EllipsisType
 
 from s3dlio_np import _native
+from s3dlio_np._credentials import CredentialsCallback, set_callback
 
 Setting = str | int | bool | os.PathLike[str] | None
 
 
-def configure(**settings: Setting) -> None:
+def configure(
+    *, credentials: CredentialsCallback | None | EllipsisType = ..., **settings: Setting
+) -> None:
     """Sets process-wide settings, which win over the environment; None goes back to it.
 
     Transfers: put_part_bytes, put_inflight, get_part_bytes, get_inflight, get_threshold_bytes,
@@ -17,11 +21,24 @@ def configure(**settings: Setting) -> None:
     max_attempts; these four count when the engine starts, so set them before the first use. Access:
     endpoint, region, access_key, secret_key, session_token, profile, config_file,
     credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous,
-    checksum_calculation ("when_supported", "when_required").
+    checksum_calculation ("when_supported", "when_required"). Where credentials are fetched:
+    sts_endpoint, sso_endpoint, role_arn, role_session_name, web_identity_token_file,
+    container_relative_uri, container_full_uri, container_token, container_token_file,
+    metadata_disabled ("true", "false"), metadata_endpoint, metadata_mode ("IPv4", "IPv6"),
+    metadata_timeout_s, metadata_attempts.
+
+    credentials: a callable without arguments that returns (access_key, secret_key, session_token or
+    None, expiry or None), asked by a thread of its own when the first stream needs keys and again
+    about five minutes before they end, whether or not a save is under way; None removes it. Its
+    expiry is a datetime with a time zone, Unix seconds or ISO 8601 text. It comes behind
+    configure()'s own access_key and before the environment. What it raises is told as an
+    AccessDeniedError, by kind and text. It must not itself open s3:// streams that need it.
 
     They count for streams opened afterwards. They are set in order; those before a wrong one stay
     set. Raises ValueError naming a setting that does not exist or a value out of range.
     """
+    if credentials is not ...:
+        set_callback(credentials)
     for field, value in settings.items():
         _native.configure(field, _text(field, value))
 

@@ -74,6 +74,18 @@ bool s3d_md5_hex(char hex[S3D_MD5_HEX], const void *data, size_t length)
     return true;
 }
 
+enum s3d_code s3d_sha1_hex(char hex[S3D_SHA1_HEX], const void *data, size_t length,
+                           struct s3d_error *error)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    if (!EVP_Digest(data, length, digest, NULL, EVP_sha1(), NULL)) {
+        hex[0] = '\0';
+        return fail_openssl(error, "SHA-1");
+    }
+    write_hex(hex, digest, (S3D_SHA1_HEX - 1) / 2);
+    return S3D_OK;
+}
+
 /* Two decimal digits of a value that gmtime_r keeps below 100. */
 static void write_two_digits(char *to, int value)
 {

@@ -19,6 +19,11 @@ S3D_MUST_USE enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX], const struct
 enum { S3D_MD5_BYTES = 16, S3D_MD5_HEX = 33 };
 bool s3d_md5_hex(char hex[S3D_MD5_HEX], const void *data, size_t length);
 
+/* Lower-case hex of SHA-1, by which AWS's tools name their token files; never for security. */
+enum { S3D_SHA1_HEX = 41 };
+S3D_MUST_USE enum s3d_code s3d_sha1_hex(char hex[S3D_SHA1_HEX], const void *data, size_t length,
+                                        struct s3d_error *error);
+
 /* Base64 with padding, terminated; text has room for 4 bytes for every 3 begun, and one. */
 void s3d_base64(char *text, const unsigned char *data, size_t length);
 

@@ -1,6 +1,7 @@
 /*
- * Where S3 credentials come from: settings and environment (s3d_config), then the shared
- * credentials and config files.
+ * One set of S3 credentials, and those that lie ready without asking anyone: settings, environment,
+ * keys in the shared credentials and config files. What has to be asked for, and what is renewed, is
+ * identity.h's.
  */
 #ifndef S3D_BACKENDS_CREDENTIALS_H
 #define S3D_BACKENDS_CREDENTIALS_H
@@ -12,6 +13,7 @@ struct s3d_credentials {
     char *access_key;
     char *secret_key;
     char *session_token; /* NULL: none */
+    int64_t expires_s;   /* Unix time; 0: never */
 };
 
 /*

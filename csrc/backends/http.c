@@ -360,9 +360,9 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
 
 /* ---- how an attempt ends ---- */
 
-static enum s3d_code code_of_curl(CURLcode result)
+enum s3d_code s3d_http_code_of_curl(int result)
 {
-    switch ((int)result) {
+    switch (result) {
     case CURLE_OUT_OF_MEMORY: return S3D_NO_MEMORY;
     case CURLE_OPERATION_TIMEDOUT: return S3D_TIMEOUT;
     case CURLE_URL_MALFORMAT:
@@ -399,7 +399,7 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
         return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
                         origin, detail);
     }
-    enum s3d_code code = code_of_curl(result);
+    enum s3d_code code = s3d_http_code_of_curl((int)result);
     const char *advice = code == S3D_TLS ? "; is the server's certificate authority in "
                                            "AWS_CA_BUNDLE, or else in the system's bundle?"
                                          : "";
@@ -462,6 +462,12 @@ static void curl_start_once(void)
     curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
+void s3d_http_start_curl(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, curl_start_once);
+}
+
 static void http_close(struct s3d_driver *base)
 {
     struct http_driver *driver = http_driver_of(base);
@@ -478,9 +484,8 @@ static void http_close(struct s3d_driver *base)
 static enum s3d_code http_open(struct s3d_driver **out, const struct s3d_config *config,
                                unsigned capacity, struct s3d_error *error)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)config;
-    pthread_once(&once, curl_start_once);
+    s3d_http_start_curl();
     struct http_driver *driver = s3d_alloc_zeroed(1, sizeof *driver);
     if (!driver) {
         return s3d_fail_memory(error, sizeof *driver);

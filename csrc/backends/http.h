@@ -1,5 +1,6 @@
 /*
- * HTTP/1.1 over libcurl: the driver that moves a request's bytes. The only user of libcurl.
+ * HTTP/1.1 over libcurl: the driver that moves a request's bytes. With http_fetch.c the only user of
+ * libcurl.
  *
  * One multi handle per I/O thread with its own connections. A protocol (s3.c) turns a request into
  * one HTTP message and judges the answer; this file moves the bytes from and into the request's
@@ -64,5 +65,9 @@ struct s3d_http_store {
 };
 
 extern const struct s3d_driver_ops s3d_http_driver;
+
+/* For http_fetch.c: libcurl's own start, and what a CURLcode means. */
+void s3d_http_start_curl(void);
+enum s3d_code s3d_http_code_of_curl(int result);
 
 #endif

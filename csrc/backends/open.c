@@ -1,6 +1,7 @@
 #include "backends/open.h"
 
 #include "backends/backends.h"
+#include "backends/identity.h"
 #include "core/engine.h"
 
 enum s3d_code s3d_store_open(struct s3d_store **store, const struct s3d_uri *uri,
@@ -23,4 +24,9 @@ enum s3d_code s3d_store_open(struct s3d_store **store, const struct s3d_uri *uri
     }
     s3d_config_fini(&config);
     return code;
+}
+
+void s3d_credentials_stop(void)
+{
+    s3d_identities_stop();
 }

@@ -26,7 +26,7 @@ static void s3_close(struct s3d_store *base)
     s3d_free(store->host);
     s3d_free(store->path);
     s3d_free(store->region);
-    s3d_credentials_fini(&store->credentials);
+    s3d_identity_release(store->identity);
     s3d_free(store);
 }
 
@@ -65,8 +65,15 @@ static bool s3_upload_etag(const struct s3d_part *parts, size_t count, char etag
     return known;
 }
 
+static enum s3d_code s3_ready(struct s3d_store *base, uint64_t *ticket, struct s3d_error *error)
+{
+    struct s3d_s3_store *store = (struct s3d_s3_store *)(void *)base;
+    return s3d_identity_ready(store->identity, ticket, error);
+}
+
 static const struct s3d_store_ops s3_ops = {
     .driver = &s3d_http_driver,
+    .ready = s3_ready,
     .close = s3_close,
     .upload_etag = s3_upload_etag,
 };
@@ -233,7 +240,7 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {
         store->http.base.limits.equal_parts = wants_equal_parts(store->host);
-        code = s3d_credentials_load(&store->credentials, config, error);
+        code = s3d_identity_open(&store->identity, config, error);
     }
     if (!code && config->ca_bundle) {
         store->http.ca_bundle = s3d_copy_string(config->ca_bundle);

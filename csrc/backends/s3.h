@@ -7,8 +7,8 @@
 #ifndef S3D_BACKENDS_S3_H
 #define S3D_BACKENDS_S3_H
 
-#include "backends/credentials.h"
 #include "backends/http.h"
+#include "backends/identity.h"
 
 struct s3d_s3_store {
     struct s3d_http_store http;
@@ -19,7 +19,7 @@ struct s3d_s3_store {
     char *region;
     bool sign_payload;
     enum s3d_checksum checksum; /* where a request has the default: NONE or a real one */
-    struct s3d_credentials credentials;
+    struct s3d_identity *identity; /* has its own lock */
 };
 
 static inline struct s3d_s3_store *s3d_s3_store_of(const struct s3d_request *request)

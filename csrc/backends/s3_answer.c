@@ -129,7 +129,8 @@ static const char *advice(enum s3d_code code, int status, const char *server_cod
         return "; check the access key (AWS_ACCESS_KEY_ID)";
     }
     if (strstr(server_code, "Token")) {
-        return "; get new temporary credentials (AWS_SESSION_TOKEN)";
+        return "; get new temporary credentials (AWS_SESSION_TOKEN), or configure a source of them "
+               "that is asked again";
     }
     if (strcmp(server_code, "RequestTimeTooSkewed") == 0) {
         return "; set this machine's clock";
@@ -141,7 +142,21 @@ static const char *advice(enum s3d_code code, int status, const char *server_cod
     return code == S3D_DENIED ? "; check the credentials and the bucket's policy" : "";
 }
 
-static enum s3d_code fail_by_answer(const struct s3d_request *request,
+/* Whether the keys that signed this were refused as ended, and others can take their place: once
+ * for a request. An answer to HEAD has no body to say so: there a plain 400 is taken for it. */
+static bool should_resign(struct s3d_request *request, int status, const char *server_code)
+{
+    bool ended = strcmp(server_code, "ExpiredToken") == 0 ||
+                 strcmp(server_code, "TokenRefreshRequired") == 0 ||
+                 (request->verb == S3D_VERB_STAT && status == 400);
+    if (!ended || request->resigned ||
+        !s3d_identity_reject(s3d_s3_store_of(request)->identity, request->signed_with)) {
+        return false;
+    }
+    return request->resigned = true;
+}
+
+static enum s3d_code fail_by_answer(struct s3d_request *request,
                                     const struct s3d_http_answer *answer, struct s3d_error *error)
 {
     struct s3d_xml_error xml = {0};
@@ -151,6 +166,9 @@ static enum s3d_code fail_by_answer(const struct s3d_request *request,
         if (strcmp(known_codes[i].server_code, xml.code) == 0) {
             code = known_codes[i].code;
         }
+    }
+    if (should_resign(request, answer->status, xml.code)) {
+        code = S3D_EXPIRED;
     }
     const char *region = xml.region[0] ? xml.region : answer->region;
     const char *text = xml.message[0] ? xml.message

@@ -237,6 +237,7 @@ static void add_checksum(struct signing *signing, struct s3d_request *request)
 }
 
 static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s3_store *store,
+                                     const struct s3d_credentials *credentials,
                                      struct s3d_request *request,
                                      const struct s3d_http_message *message,
                                      struct s3d_error *error)
@@ -258,13 +259,13 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
         add_put_options(&signing->set, request, s3d_str_text(&signing->metadata_names));
         add_checksum(signing, request);
     }
-    if (store->credentials.anonymous) {
+    if (credentials->anonymous) {
         return S3D_OK;
     }
     s3d_amz_date(signing->date, (int64_t)time(NULL));
     header_add(&signing->set, "x-amz-date", signing->date);
-    if (store->credentials.session_token) {
-        header_add(&signing->set, "x-amz-security-token", store->credentials.session_token);
+    if (credentials->session_token) {
+        header_add(&signing->set, "x-amz-security-token", credentials->session_token);
     }
     bool is_bulk = request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_PART;
     if (is_bulk && !store->sign_payload) {
@@ -277,12 +278,13 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
 }
 
 static enum s3d_code sign(const struct signing *signing, const struct s3d_s3_store *store,
-                          const char *method, const char *path, const char *query,
-                          struct s3d_str *headers, struct s3d_error *error)
+                          const struct s3d_credentials *credentials, const char *method,
+                          const char *path, const char *query, struct s3d_str *headers,
+                          struct s3d_error *error)
 {
     struct s3d_sigv4 request = {
-        .access_key = store->credentials.access_key,
-        .secret_key = store->credentials.secret_key,
+        .access_key = credentials->access_key,
+        .secret_key = credentials->secret_key,
         .region = store->region,
         .service = "s3",
         .method = method,
@@ -302,7 +304,13 @@ static enum s3d_code sign(const struct signing *signing, const struct s3d_s3_sto
 enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message *message,
                            struct s3d_error *error)
 {
-    const struct s3d_s3_store *store = s3d_s3_store_of(request);
+    struct s3d_s3_store *store = s3d_s3_store_of(request);
+    struct s3d_keys *keys = s3d_identity_keys(store->identity);
+    if (!keys) {
+        return s3d_fail(error, S3D_INTERNAL, "a request came before its keys");
+    }
+    const struct s3d_credentials *credentials = &keys->credentials;
+    request->signed_with = keys->serial;
     struct signing signing = {.metadata_names = S3D_STR(16384)};
     struct s3d_str path = S3D_STR(8192), query = S3D_STR(16384);
     message->method = method_of(request->verb);
@@ -319,7 +327,7 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
         code = body_build(request, message, error);
     }
     if (!code) {
-        code = collect_headers(&signing, store, request, message, error);
+        code = collect_headers(&signing, store, credentials, request, message, error);
     }
     if (code) {
         goto done;
@@ -332,14 +340,15 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
         message_header(&message->headers, signing.set.headers[i].name,
                        signing.set.headers[i].value);
     }
-    if (!store->credentials.anonymous) {
-        code = sign(&signing, store, message->method, path.data, s3d_str_text(&query),
-                    &message->headers, error);
+    if (!credentials->anonymous) {
+        code = sign(&signing, store, credentials, message->method, path.data,
+                    s3d_str_text(&query), &message->headers, error);
     }
     /* No pause for "100 Continue". */
     s3d_str_add_bytes(&message->headers, "Expect:", sizeof "Expect:");
 
 done:
+    s3d_keys_release(keys);
     s3d_str_fini(&path);
     s3d_str_fini(&query);
     s3d_str_fini(&signing.metadata_names);

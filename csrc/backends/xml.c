@@ -6,11 +6,13 @@
  */
 #include "backends/xml.h"
 
+#include "core/mem.h"
 #include "formats/iso8601.h"
 
 #include <libxml/parser.h>
 #include <libxml/xmlerror.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -326,6 +328,85 @@ bool s3d_xml_error(const char *text, size_t length, struct s3d_xml_error *out)
         return false;
     }
     return true;
+}
+
+/* --- STS --- */
+
+static enum s3d_code sts_error_leaf(void *context, const char *path, char *text, bool cut,
+                                    struct s3d_error *error)
+{
+    static const char root[] = "ErrorResponse/";
+    const char *inner = path + sizeof root - 1;
+    if (strncmp(path, root, sizeof root - 1) != 0) {
+        return S3D_OK;
+    }
+    /* Only the request's id lies beside the <Error>, not in it. */
+    return error_leaf(context, strcmp(inner, "RequestId") == 0 ? "Error/RequestId" : inner, text,
+                      cut, error);
+}
+
+bool s3d_xml_sts_error(const char *text, size_t length, struct s3d_xml_error *out)
+{
+    memset(out, 0, sizeof *out);
+    if (parse(text, length, "ErrorResponse", sts_error_leaf, out, NULL) != S3D_OK) {
+        memset(out, 0, sizeof *out);
+        return false;
+    }
+    return true;
+}
+
+struct sts_answer {
+    char inside[PATH_MAX_BYTES]; /* "AssumeRoleResponse/AssumeRoleResult/Credentials/" */
+    char **access_key, **secret_key, **session_token;
+    int64_t *expires_s;
+};
+
+static enum s3d_code take_copy(char **to, const char *text, struct s3d_error *error)
+{
+    if (*to) {
+        return s3d_fail(error, S3D_PROTOCOL, "the server's XML has credentials twice");
+    }
+    *to = s3d_copy_string(text);
+    return *to ? S3D_OK : s3d_fail_memory(error, strlen(text) + 1);
+}
+
+static enum s3d_code sts_leaf(void *context, const char *path, char *text, bool cut,
+                              struct s3d_error *error)
+{
+    struct sts_answer *answer = context;
+    size_t length = strlen(answer->inside);
+    if (strncmp(path, answer->inside, length) != 0) {
+        return S3D_OK;
+    }
+    const char *name = path + length;
+    if (!text || cut) {
+        return s3d_fail(error, S3D_PROTOCOL, "the server's %s is no text, or too long", path);
+    }
+    if (strcmp(name, "AccessKeyId") == 0) {
+        return take_copy(answer->access_key, text, error);
+    }
+    if (strcmp(name, "SecretAccessKey") == 0) {
+        return take_copy(answer->secret_key, text, error);
+    }
+    if (strcmp(name, "SessionToken") == 0) {
+        return take_copy(answer->session_token, text, error);
+    }
+    if (strcmp(name, "Expiration") == 0 && !s3d_iso8601_parse(text, answer->expires_s)) {
+        return s3d_fail(error, S3D_PROTOCOL, "the server's %s is no ISO 8601 date", path);
+    }
+    return S3D_OK;
+}
+
+enum s3d_code s3d_xml_sts_credentials(const char *text, size_t length, const char *action,
+                                      char **access_key, char **secret_key,
+                                      char **session_token, int64_t *expires_s,
+                                      struct s3d_error *error)
+{
+    struct sts_answer answer = {{0}, access_key, secret_key, session_token, expires_s};
+    char root[PATH_MAX_BYTES / 2];
+    snprintf(root, sizeof root, "%.60sResponse", action);
+    snprintf(answer.inside, sizeof answer.inside, "%s/%.60sResult/Credentials/", root, action);
+    return parse(text, length, root, sts_leaf, &answer, error);
 }
 
 /* --- one field of a document --- */

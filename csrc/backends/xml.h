@@ -18,6 +18,16 @@ struct s3d_xml_error {
 };
 bool s3d_xml_error(const char *text, size_t length, struct s3d_xml_error *out);
 
+/* The same of STS: <ErrorResponse><Error>... */
+bool s3d_xml_sts_error(const char *text, size_t length, struct s3d_xml_error *out);
+
+/* <ACTIONResponse> of STS: its Credentials, as copies that the caller wipes and frees, also after a
+ * failure; NULL and 0 for what is absent. */
+S3D_MUST_USE enum s3d_code s3d_xml_sts_credentials(const char *text, size_t length,
+                                                   const char *action, char **access_key,
+                                                   char **secret_key, char **session_token,
+                                                   int64_t *expires_s, struct s3d_error *error);
+
 /* <InitiateMultipartUploadResult>: the UploadId. PROTOCOL when absent, empty or too long. */
 S3D_MUST_USE enum s3d_code s3d_xml_upload_id(const char *text, size_t length, char *id,
                                              size_t id_size, struct s3d_error *error);

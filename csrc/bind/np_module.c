@@ -3,6 +3,7 @@
 #include "bind/buffers.h"
 #include "bind/calls.h"
 #include "bind/capi.h"
+#include "bind/credentials.h"
 #include "bind/errors.h"
 #include "bind/archive_reader.h"
 #include "bind/archive_writer.h"
@@ -13,6 +14,7 @@
 #include "bind/safetensors.h"
 #include "bind/wait.h"
 #include "bind/writer.h"
+#include "backends/open.h"
 #include "core/engine.h"
 
 #ifndef S3D_VERSION
@@ -25,7 +27,9 @@ static PyObject *shut_down(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(igno
 {
     bind_exit_begins();
     Py_BEGIN_ALLOW_THREADS
+    s3d_callbacks_shut();
     s3d_engine_shutdown();
+    s3d_credentials_stop();
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -44,6 +48,19 @@ static PyMethodDef methods[] = {
      "get_view(uri, *, writable=False, concurrent=None, part_size=None, max_concurrency=None)"},
     {"configure", WITH_KEYWORDS(bind_configure), METH_VARARGS | METH_KEYWORDS,
      "configure(field, value)"},
+    {"credentials_open", bind_credentials_open, METH_NOARGS,
+     "credentials_open()\n--\n\nNew streams ask whoever serves the number returned, by "
+     "credentials_wait and credentials_answer, for their credentials."},
+    {"credentials_remove", bind_credentials_remove, METH_NOARGS,
+     "credentials_remove()\n--\n\nNew streams look for credentials elsewhere again."},
+    {"credentials_wait", bind_credentials_wait, METH_O,
+     "credentials_wait(number, /)\n--\n\nWaits until credentials are asked for: True. False: they "
+     "never will be again."},
+    {"credentials_answer", bind_credentials_answer, METH_VARARGS,
+     "credentials_answer(number, access_key, secret_key, session_token, expiry, /)\n--\n\nexpiry: "
+     "Unix seconds, 0 for never."},
+    {"credentials_refuse", bind_credentials_refuse, METH_VARARGS,
+     "credentials_refuse(number, why, /)\n--\n\nThose who wait are told why there are none."},
     {"stats", bind_stats, METH_NOARGS, "stats()"},
     {"safetensors_header", bind_safetensors_header, METH_O,
      "safetensors_header(stream, /)\n--\n\nThe header of the safetensors file in an "

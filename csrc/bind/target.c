@@ -1,6 +1,7 @@
 #include "bind/target.h"
 
 #include "bind/errors.h"
+#include "bind/wait.h"
 #include "core/config.h"
 #include "core/pace.h"
 #include "core/mem.h"
@@ -42,6 +43,18 @@ static int name_target(struct bind_target *target, PyObject *uri)
     return target->name && target->bytes ? 0 : -1;
 }
 
+/* Credentials may have to be fetched: without the GIL, and so that Ctrl-C ends it. */
+struct waiting {
+    struct s3d_store *store;
+    uint64_t ticket;
+};
+
+static enum s3d_code step_ready(void *context, int64_t timeout_ms, struct s3d_error *error)
+{
+    struct waiting *waiting = context;
+    return s3d_store_wait(waiting->store, &waiting->ticket, timeout_ms, error);
+}
+
 static enum s3d_code open_store(struct bind_target *target, bool object,
                                 struct s3d_error *error)
 {
@@ -57,7 +70,8 @@ static enum s3d_code open_store(struct bind_target *target, bool object,
     Py_BEGIN_ALLOW_THREADS
     code = s3d_store_open(&target->store, &target->uri, error);
     Py_END_ALLOW_THREADS
-    return code;
+    struct waiting waiting = {target->store, 0};
+    return code ? code : bind_wait(step_ready, &waiting, error);
 }
 
 int bind_target_open(struct bind_target *target, const struct bind_state *state, PyObject *uri,
@@ -69,8 +83,11 @@ int bind_target_open(struct bind_target *target, const struct bind_state *state,
         bind_target_fini(target);
         return -1;
     }
-    if (open_store(target, object, &error)) {
-        bind_raise(state, &error, bind_target_text(target));
+    enum s3d_code code = open_store(target, object, &error);
+    if (code) {
+        if (code != S3D_AGAIN) { /* then the exception is a signal handler's */
+            bind_raise(state, &error, bind_target_text(target));
+        }
         bind_target_fini(target);
         return -1;
     }

@@ -133,6 +133,7 @@ enum s3d_code s3d_config_load(struct s3d_config *config, struct s3d_error *error
     for (size_t i = 0; !code && i < SETTING_COUNT; i++) {
         code = load_one_locked(config, i, error);
     }
+    config->keys_configured = credentials_overridden_locked();
     unlock_overrides();
     if (code) {
         s3d_config_fini(config);

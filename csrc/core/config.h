@@ -21,6 +21,8 @@
     X(max_connections, "S3DLIO_HTTP_MAX_CONNS", 512, 1, 65536)                                     \
     X(memory_limit_bytes, "S3DLIO_MEMORY_LIMIT", 0, 0, UINT64_MAX) /* 0: 2 x inflight x part */    \
     X(max_attempts, "AWS_MAX_ATTEMPTS", 5, 1, 100)                                                 \
+    X(metadata_timeout_s, "AWS_METADATA_SERVICE_TIMEOUT", 1, 1, 300)                               \
+    X(metadata_attempts, "AWS_METADATA_SERVICE_NUM_ATTEMPTS", 1, 1, 20)                            \
     X(sign_payload, "S3DLIO_SIGN_PAYLOAD", 0, 0, 1)         /* SHA-256 of every body */            \
     X(file_direct, "S3DLIO_FILE_DIRECT", 0, 0, 1)           /* O_DIRECT where alignment allows */
 
@@ -31,6 +33,19 @@
     X(access_key, "AWS_ACCESS_KEY_ID\0")                                                           \
     X(secret_key, "AWS_SECRET_ACCESS_KEY\0")                                                       \
     X(session_token, "AWS_SESSION_TOKEN\0")                                                        \
+    /* who else has credentials: see backends/source.h */                                          \
+    X(sts_endpoint, "AWS_ENDPOINT_URL_STS\0AWS_ENDPOINT_URL\0")                                    \
+    X(sso_endpoint, "AWS_ENDPOINT_URL_SSO\0AWS_ENDPOINT_URL\0")                                    \
+    X(role_arn, "AWS_ROLE_ARN\0")                                                                  \
+    X(role_session_name, "AWS_ROLE_SESSION_NAME\0")                                                \
+    X(web_identity_token_file, "AWS_WEB_IDENTITY_TOKEN_FILE\0")                                    \
+    X(container_relative_uri, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI\0")                          \
+    X(container_full_uri, "AWS_CONTAINER_CREDENTIALS_FULL_URI\0")                                  \
+    X(container_token, "AWS_CONTAINER_AUTHORIZATION_TOKEN\0")                                      \
+    X(container_token_file, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE\0")                            \
+    X(metadata_disabled, "AWS_EC2_METADATA_DISABLED\0")                                            \
+    X(metadata_endpoint, "AWS_EC2_METADATA_SERVICE_ENDPOINT\0")                                    \
+    X(metadata_mode, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE\0")                                   \
     X(profile, "AWS_PROFILE\0")                                                                    \
     X(config_file, "AWS_CONFIG_FILE\0")                                                            \
     X(credentials_file, "AWS_SHARED_CREDENTIALS_FILE\0")                                           \
@@ -47,6 +62,7 @@ struct s3d_config {
 #define X(field, variables) char *field; /* NULL: not set */
     S3D_TEXTS(X)
 #undef X
+    bool keys_configured; /* access key, secret and token are configure()'s, not the environment's */
     uint64_t given; /* bit n: somebody has set the n-th number */
 };
 

@@ -30,6 +30,7 @@
     X(NO_CREDENTIALS, PERMISSION, false)   /* no credentials were found */                        \
     X(NOT_FOUND, NOT_FOUND, false)         /* no such object, bucket, upload or file */           \
     X(DENIED, PERMISSION, false)           /* refused: credentials or rights */                   \
+    X(EXPIRED, PERMISSION, false)          /* credentials ended: the pool asks for new ones */    \
     X(EXISTS, EXISTS, false)               /* create-only write of an existing object */          \
     X(CHANGED, CHANGED, false)             /* the object changed while it was read */             \
     X(INTEGRITY, INTEGRITY, true)          /* a checksum does not match */                        \

@@ -5,13 +5,14 @@
 #include "core/mem.h"
 #include "core/retry.h"
 #include "core/stats.h"
+#include "core/store.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { THREADS_DEFAULT_MAX = 16, IDLE_POLL_MS = 60000 };
+enum { THREADS_DEFAULT_MAX = 16, IDLE_POLL_MS = 60000, NOT_READY_MS = 5 };
 
 /* A singly linked queue through request->next. */
 struct queue {
@@ -155,6 +156,11 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
     request->last.code = code;
     request->throttled = request->throttled || code == S3D_THROTTLED;
     name_operation(request);
+    if (code == S3D_EXPIRED) { /* no fault of the server's: at once, and at nobody's cost */
+        request->due_ms = (uint64_t)s3d_now_ms();
+        list_push(&worker->waiting, request);
+        return;
+    }
     uint64_t delay_ms;
     if (s3d_retry_allowed(pool->retry, request->attempts, &request->last, &delay_ms)) {
         if (!request->result.error.code) {
@@ -182,6 +188,25 @@ static void start_attempt(struct s3d_worker *worker, struct s3d_request *request
     memset(&request->last, 0, sizeof request->last);
     list_push(&worker->running, request);
     worker->driver->ops->start(worker->driver, request);
+}
+
+/* Starts an attempt, or has it wait for its store to be ready. */
+static void start_when_ready(struct s3d_worker *worker, struct s3d_request *request)
+{
+    struct s3d_store *store = request->store;
+    enum s3d_code code = store && store->ops && store->ops->ready
+                             ? store->ops->ready(store, &request->ticket, &request->last)
+                             : S3D_OK;
+    if (code == S3D_AGAIN) {
+        request->due_ms = (uint64_t)s3d_now_ms() + NOT_READY_MS;
+        list_push(&worker->waiting, request);
+    } else if (code) {
+        request->attempts++;
+        list_push(&worker->running, request);
+        s3d_attempt_done(worker->driver, request, code);
+    } else {
+        start_attempt(worker, request);
+    }
 }
 
 static struct s3d_worker *idlest_locked(struct s3d_pool *pool)
@@ -225,16 +250,15 @@ static void start_taken(struct s3d_worker *worker, struct s3d_request *taken)
         if (atomic_load(&request->cancelled)) {
             finish_cancelled(worker->pool, worker, request);
         } else {
-            start_attempt(worker, request);
+            start_when_ready(worker, request);
         }
     }
 }
 
-/* Starts what is due; returns how long until the next one, in ms. */
-static int start_due(struct s3d_worker *worker)
+/* Starts what is due. */
+static void start_due(struct s3d_worker *worker)
 {
     uint64_t now_ms = (uint64_t)s3d_now_ms();
-    uint64_t next_ms = now_ms + IDLE_POLL_MS;
     struct s3d_request *due = NULL;
     for (struct s3d_request **link = &worker->waiting; *link;) {
         struct s3d_request *request = *link;
@@ -242,12 +266,21 @@ static int start_due(struct s3d_worker *worker)
             *link = request->next;
             list_push(&due, request);
         } else {
-            next_ms = request->due_ms < next_ms ? request->due_ms : next_ms;
             link = &request->next;
         }
     }
     start_taken(worker, due);
-    return (int)(next_ms - now_ms);
+}
+
+/* How long until the next one is due, in ms. */
+static int time_until_due(const struct s3d_worker *worker)
+{
+    uint64_t now_ms = (uint64_t)s3d_now_ms();
+    uint64_t next_ms = now_ms + IDLE_POLL_MS;
+    for (const struct s3d_request *request = worker->waiting; request; request = request->next) {
+        next_ms = request->due_ms < next_ms ? request->due_ms : next_ms;
+    }
+    return next_ms > now_ms ? (int)(next_ms - now_ms) : 0;
 }
 
 /* Moves the cancelled ones of *list to *cancelled. */
@@ -321,7 +354,8 @@ static void run(struct s3d_worker *worker)
         }
         worker->progress = false;
         start_taken(worker, taken);
-        int timeout_ms = start_due(worker);
+        start_due(worker); /* some may go back to wait: a store can be not ready still */
+        int timeout_ms = time_until_due(worker);
         unsigned epoch = atomic_load(&pool->cancel_epoch);
         if (epoch != seen_epoch) {
             seen_epoch = epoch;

@@ -129,6 +129,9 @@ struct s3d_request {
     void *attempt;                    /* the driver's state of the running attempt */
     unsigned attempts;
     bool throttled;                   /* an attempt was */
+    uint64_t ticket;                  /* what the store is asked with while it is not ready */
+    uint64_t signed_with;             /* the driver's: which keys the attempt was signed with */
+    bool resigned;                    /* the driver's: sent once more because those had ended */
     uint64_t due_ms;                  /* when the next attempt may start */
     struct s3d_error last;            /* how the last attempt ended */
 

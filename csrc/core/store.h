@@ -26,6 +26,10 @@ struct s3d_limits {
 struct s3d_store_ops {
     const struct s3d_driver_ops *driver; /* which kind of I/O thread serves it */
     void (*close)(struct s3d_store *store); /* frees the backend's struct */
+    /* Whether requests can be sent now (NULL: always). AGAIN: not yet, ask again soon with the same
+     * *ticket, 0 at first. Never blocks; any thread. */
+    S3D_MUST_USE enum s3d_code (*ready)(struct s3d_store *store, uint64_t *ticket,
+                                        struct s3d_error *error);
     /* The ETag that an upload of these parts gets, where the store has such a rule (NULL: none). It
      * tells whether a commit whose answer was lost took place. False: not to be told from these. */
     bool (*upload_etag)(const struct s3d_part *parts, size_t count, char etag[S3D_ETAG_MAX]);
@@ -44,5 +48,10 @@ S3D_MUST_USE enum s3d_code s3d_store_init(struct s3d_store *store, const struct 
                                           struct s3d_engine *engine, struct s3d_error *error);
 struct s3d_store *s3d_store_acquire(struct s3d_store *store);
 void s3d_store_release(struct s3d_store *store); /* NULL is allowed */
+
+/* Waits until requests can be sent, at most timeout_ms, then AGAIN. Keep *ticket, 0 at first, from
+ * call to call. */
+S3D_MUST_USE enum s3d_code s3d_store_wait(struct s3d_store *store, uint64_t *ticket,
+                                          int64_t timeout_ms, struct s3d_error *error);
 
 #endif

@@ -26,8 +26,8 @@ enum s3d_code s3d_json_broken(const struct s3d_json *json, const char *what)
 
 static void skip_space(struct s3d_json *json)
 {
-    while (json->at < json->end && (*json->at == ' ' || *json->at == '\n' ||
-                                        *json->at == '\t' || *json->at == '\r')) {
+    while (json->at < json->end &&
+           (*json->at == ' ' || *json->at == '\n' || *json->at == '\t' || *json->at == '\r')) {
         json->at++;
     }
 }
@@ -182,7 +182,7 @@ static enum s3d_code take_plain(struct s3d_json *json)
     size_t bytes = *json->at < 0x20 ? 0 : utf8_bytes(json->at, json->end);
     if (!bytes) {
         return s3d_json_broken(json, *json->at < 0x20 ? "a control character in a text"
-                                                 : "a text is not UTF-8");
+                                                      : "a text is not UTF-8");
     }
     memcpy(json->texts + json->texts_used, json->at, bytes);
     json->texts_used += bytes;

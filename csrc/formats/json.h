@@ -36,7 +36,8 @@ enum s3d_code s3d_json_broken(const struct s3d_json *json, const char *what);
 
 /* Whether `c` comes next behind white space; then it is taken. */
 bool s3d_json_accept(struct s3d_json *json, char c);
-S3D_MUST_USE enum s3d_code s3d_json_expect(struct s3d_json *json, char c, const char *otherwise);
+S3D_MUST_USE enum s3d_code s3d_json_expect(struct s3d_json *json, char c,
+                                           const char *otherwise);
 /* Behind white space there is nothing more, or `otherwise` is what is wrong. */
 S3D_MUST_USE enum s3d_code s3d_json_end(struct s3d_json *json, const char *otherwise);
 S3D_MUST_USE enum s3d_code s3d_json_number(struct s3d_json *json, uint64_t *number);

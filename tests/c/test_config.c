@@ -246,7 +246,7 @@ static void test_out_of_memory(void)
 {
     setenv("AWS_ENDPOINT_URL", "http://host", 1);
     override("profile", "one");
-    CHECK(test_torture(override_once, 0) == 3);
+    CHECK(test_torture(override_once, 0) == 5);
     override("profile", NULL);
     clear_environment();
 }

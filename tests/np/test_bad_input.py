@@ -158,8 +158,9 @@ def test_no_uri_at_all(use: Any, uri: Any) -> None:
 
 def without_credentials(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("HOME", str(home))
+    kept = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_EC2_METADATA_DISABLED")
     for name in list(os.environ):
-        if name.startswith("AWS_") and name not in ("AWS_ENDPOINT_URL", "AWS_REGION"):
+        if name.startswith("AWS_") and name not in kept:
             monkeypatch.delenv(name)
 
 

@@ -31,6 +31,8 @@ NUMBERS = [
     ("S3DLIO_HTTP_MAX_CONNS", "max_connections", 1, 65536),
     ("S3DLIO_MEMORY_LIMIT", "memory_limit_bytes", 0, 2**64 - 1),
     ("AWS_MAX_ATTEMPTS", "max_attempts", 1, 100),
+    ("AWS_METADATA_SERVICE_TIMEOUT", "metadata_timeout_s", 1, 300),
+    ("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "metadata_attempts", 1, 20),
     ("S3DLIO_SIGN_PAYLOAD", "sign_payload", 0, 1),
     ("S3DLIO_FILE_DIRECT", "file_direct", 0, 1),
 ]
@@ -38,7 +40,10 @@ RUBBISH = ["many", "-1", "1.5", "8MiB", "0x10", "1 ", " 1", "+1", "1e3", "", "9"
 TEXTS = [
     *("endpoint", "region", "access_key", "secret_key", "session_token", "profile"),
     *("config_file", "credentials_file", "ca_bundle", "addressing", "anonymous"),
-    "checksum_calculation",
+    *("checksum_calculation", "sts_endpoint", "sso_endpoint", "role_arn", "role_session_name"),
+    *("web_identity_token_file", "container_relative_uri", "container_full_uri"),
+    *("container_token", "container_token_file"),
+    *("metadata_disabled", "metadata_endpoint", "metadata_mode"),
 ]
 
 
