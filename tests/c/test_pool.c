@@ -5,6 +5,7 @@
 #include "core/latch.h"
 #include "core/pool.h"
 
+#include <limits.h>
 #include <unistd.h>
 
 enum { JOBS_MAX = 256 };
@@ -481,6 +482,109 @@ static enum s3d_code make_pool(void)
     return code;
 }
 
+/* --- stores that are not ready --- */
+
+static atomic_uint asked, ready_at; /* how often the store was asked; from when on it is ready */
+static enum s3d_code unready_code;  /* AGAIN, or what it says once before that */
+
+static enum s3d_code ask_ready(struct s3d_store *store, uint64_t *ticket, struct s3d_error *error)
+{
+    (void)store;
+    unsigned before = atomic_fetch_add(&asked, 1);
+    if (before >= atomic_load(&ready_at)) {
+        return S3D_OK;
+    }
+    if (unready_code != S3D_AGAIN) {
+        *ticket = 0;
+        return s3d_fail(error, unready_code, "no keys");
+    }
+    ++*ticket;
+    return S3D_AGAIN;
+}
+
+/* The fake's operations, with a readiness of this file's. */
+static struct fake_store *open_unready(enum s3d_code code, unsigned from, const char *settings)
+{
+    static struct s3d_store_ops ops;
+    struct fake_store *fake = open_with_object(settings, 0);
+    ops = *fake_base(fake)->ops;
+    ops.ready = ask_ready;
+    fake_base(fake)->ops = &ops;
+    unready_code = code;
+    atomic_store(&asked, 0);
+    atomic_store(&ready_at, from);
+    return fake;
+}
+
+/* Requests wait without an attempt, each with a ticket of its own, and nobody need wake the pool. */
+static void test_not_ready(void)
+{
+    struct fake_store *fake = open_unready(S3D_AGAIN, 100, "");
+    prepare(fake, 8);
+    submit(fake, 8);
+    wait_ended(8);
+    check_all_ok(8);
+    unsigned tickets = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        CHECK(jobs[i].request.attempts == 1);
+        tickets += (unsigned)jobs[i].request.ticket;
+    }
+    CHECK(atomic_load(&asked) == 108 && tickets == 100);
+    fake_close(fake);
+}
+
+static void test_never_ready(void)
+{
+    struct fake_store *fake = open_unready(S3D_NO_CREDENTIALS, UINT_MAX, "");
+    prepare(fake, 4);
+    submit(fake, 4);
+    wait_ended(4);
+    for (unsigned i = 0; i < 4; i++) {
+        CHECK_CODE(jobs[i].request.result.code, S3D_NO_CREDENTIALS);
+        CHECK_TEXT(jobs[i].request.result.error.message, "no keys");
+        CHECK_TEXT(jobs[i].request.result.error.operation, "GetObject");
+    }
+    CHECK(atomic_load(&asked) == 4);
+    fake_close(fake);
+}
+
+/* What may pass is tried again, as often as any attempt. */
+static void test_ready_after_failures(void)
+{
+    struct fake_store *fake = open_unready(S3D_NETWORK, 2, "AWS_MAX_ATTEMPTS=5");
+    prepare(fake, 1);
+    submit(fake, 1);
+    wait_ended(1);
+    check_all_ok(1);
+    CHECK(jobs[0].request.attempts == 3);
+    atomic_store(&asked, 0);
+    atomic_store(&ready_at, UINT_MAX);
+    prepare(fake, 1);
+    submit(fake, 1);
+    wait_ended(1);
+    CHECK_CODE(jobs[0].request.result.code, S3D_NETWORK);
+    CHECK(atomic_load(&asked) == 5 && jobs[0].request.result.error.attempts == 5);
+    fake_close(fake);
+}
+
+static void test_cancel_not_ready(void)
+{
+    struct fake_store *fake = open_unready(S3D_AGAIN, UINT_MAX, "");
+    prepare(fake, 8);
+    submit(fake, 8);
+    while (atomic_load(&asked) < 20) {
+        usleep(1000);
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        s3d_pool_cancel(pool_of(fake), &jobs[i].request);
+    }
+    wait_ended(8);
+    for (unsigned i = 0; i < 8; i++) {
+        CHECK_CODE(jobs[i].request.result.code, S3D_CANCELLED);
+    }
+    fake_close(fake);
+}
+
 static void test_out_of_memory(void)
 {
     CHECK(test_torture(make_pool, 0) == 2);
@@ -509,6 +613,10 @@ int main(void)
     RUN(test_stop_races);
     RUN(test_submit_from_done);
     RUN(test_driver_does_not_open);
+    RUN(test_not_ready);
+    RUN(test_never_ready);
+    RUN(test_ready_after_failures);
+    RUN(test_cancel_not_ready);
     RUN(test_out_of_memory);
     s3d_engine_shutdown();
     return 0;
