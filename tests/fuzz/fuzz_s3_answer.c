@@ -109,6 +109,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const struct s3d_list_sink sink = {&listed, answer_reset_list, answer_add};
     const struct s3d_put_options options = {.if_none_match = true};
     struct s3d_request request = {
+        .resigned = true, /* there is no store whose keys could be renewed */
         .verb = (enum s3d_verb)(data[0] % (S3D_VERB_UPLOAD_ABORT + 1)),
         .suffix = data[1] & 1,
         .if_match = data[1] & 2 ? "\"0123\"" : NULL,
