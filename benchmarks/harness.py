@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 TOUCHED_BYTES = 1 << 30  # where a job's result holds nothing
+SETTLE_S = 3
 Step = Callable[[], Any]
 _jobs: dict[str, Callable[..., tuple[Step, int]]] = {}
 
@@ -52,8 +53,11 @@ def _touch_memory(size: int) -> None:
     A virtual machine's host backs memory when it is touched for the first time, at several times
     the cost of the kernel's own page faults, and may take free memory back within seconds. That
     cost belongs to no way that is measured here, so it is paid before. Private memory, so that it
-    comes and goes in huge pages where the system has them.
+    comes and goes in huge pages where the system has them. Linux reports free memory to the host
+    two seconds after some has become free: what was freed before is to be told by then, and what is
+    freed here not before the step has ended.
     """
+    time.sleep(SETTLE_S)
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory.madvise(mmap.MADV_HUGEPAGE)
         with memoryview(memory) as view:

@@ -262,7 +262,7 @@ PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords)
 enum {
     HEAD_BYTES = 1024 * 1024,         /* of an object that is to be read in ranges in any case */
     HEAD_MAX_BYTES = 1024 * 1024 * 1024, /* memory for more than this is not taken on suspicion */
-    SMALL_BYTES = 64 * 1024,          /* not worth a large block of memory */
+    SMALL_BYTES = 256 * 1024,         /* copied once rather than received into a large block */
 };
 
 /* Where the bytes go. Pages get their memory when the size is known, on an I/O thread; a bytes
@@ -277,6 +277,7 @@ struct whole {
     struct s3d_whole *get;
     uint64_t size;
     PyObject *landing; /* bytes of head_bytes */
+    char *small;       /* where a small object lands instead: memory in recent use */
     void *page_memory; /* the object's size, until a Pages object owns it */
 };
 
@@ -293,9 +294,14 @@ static char *place_in_pages(void *context, uint64_t size)
     return whole->page_memory;
 }
 
-static char *place_in_landing(void *context, uint64_t Py_UNUSED(size))
+static char *place_in_landing(void *context, uint64_t size)
 {
-    return PyBytes_AS_STRING(((struct whole *)context)->landing);
+    struct whole *whole = context;
+    if (size <= SMALL_BYTES && size <= whole->head_bytes) {
+        whole->small = PyMem_RawMalloc((size_t)size);
+        return whole->small;
+    }
+    return PyBytes_AS_STRING(whole->landing);
 }
 
 static enum s3d_code step_size(void *context, int64_t timeout_ms, struct s3d_error *error)
@@ -401,10 +407,10 @@ static PyObject *whole_as_bytes(struct whole *whole)
     if (finish_whole(whole, NULL)) {
         return NULL;
     }
-    PyObject *bytes = whole->landing;
-    if (whole->size <= SMALL_BYTES) {
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(bytes), (Py_ssize_t)whole->size);
+    if (whole->small || !whole->size) {
+        return PyBytes_FromStringAndSize(whole->small, (Py_ssize_t)whole->size);
     }
+    PyObject *bytes = whole->landing;
     whole->landing = NULL;
     _PyBytes_Resize(&bytes, (Py_ssize_t)whole->size); /* cut off: nothing moves */
     return bytes;
@@ -417,6 +423,7 @@ static void whole_fini(struct whole *whole)
     s3d_pages_free(whole->page_memory, (size_t)whole->size);
     Py_END_ALLOW_THREADS
     Py_CLEAR(whole->landing);
+    PyMem_RawFree(whole->small);
 }
 
 /* None stands for an object that has to be read another way. */

@@ -39,6 +39,12 @@ static bool learn_locked(struct s3d_whole *whole)
     return true;
 }
 
+/* Only then there is something to do before the head has come: nobody is woken for less. */
+static bool has_rest_locked(const struct s3d_whole *whole)
+{
+    return whole->known && whole->object.size_bytes > whole->plan.head_bytes;
+}
+
 static enum s3d_code check_version(const struct s3d_whole *whole, struct s3d_error *error)
 {
     const struct s3d_object *now = &whole->head.result.object;
@@ -66,7 +72,9 @@ static enum s3d_code head_begins(struct s3d_request *request, struct s3d_error *
     s3d_latch_lock(&whole->latch);
     learn_locked(whole);
     enum s3d_code code = check_version(whole, error);
-    s3d_latch_notify_locked(&whole->latch);
+    if (has_rest_locked(whole)) {
+        s3d_latch_notify_locked(&whole->latch);
+    }
     s3d_latch_unlock(&whole->latch);
     return code;
 }
@@ -157,14 +165,14 @@ enum s3d_code s3d_whole_new(struct s3d_whole **out, struct s3d_store *store,
     return S3D_OK;
 }
 
-/* Waits until the head has ended, or only begun. False after the deadline. */
+/* Waits until the head has ended, or it is known that there is a rest. False after the deadline. */
 static bool wait_head(struct s3d_whole *whole, bool end, int64_t deadline_ms)
 {
     s3d_latch_lock(&whole->latch);
-    while (whole->active && (end || !whole->known) &&
+    while (whole->active && (end || !has_rest_locked(whole)) &&
            s3d_latch_wait_locked(&whole->latch, deadline_ms)) {
     }
-    bool reached = !whole->active || (!end && whole->known);
+    bool reached = !whole->active || (!end && has_rest_locked(whole));
     s3d_latch_unlock(&whole->latch);
     return reached;
 }

@@ -31,7 +31,8 @@ struct s3d_whole_plan {
 S3D_MUST_USE enum s3d_code s3d_whole_new(struct s3d_whole **whole, struct s3d_store *store,
                                          const struct s3d_whole_plan *plan,
                                          struct s3d_error *error);
-/* OK once size and version are known; AGAIN after timeout_ms. */
+/* OK once size and version are known, and all of a smaller object than the head is there; AGAIN
+ * after timeout_ms. */
 S3D_MUST_USE enum s3d_code s3d_whole_wait_size(struct s3d_whole *whole, uint64_t *size_bytes,
                                                int64_t timeout_ms, struct s3d_error *error);
 /* For an object larger than its head: starts fetching the rest into `rest`. */
