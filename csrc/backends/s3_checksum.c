@@ -118,8 +118,8 @@ void s3d_s3_checksum_xml(const struct s3d_request *request, const struct s3d_par
                          struct s3d_str *text)
 {
     const struct kind *kind = kind_of(request);
-    char value[S3D_S3_CHECKSUM_TEXT];
     if (kind) {
+        char value[S3D_S3_CHECKSUM_TEXT];
         write_value(kind, part->checksum, value);
         s3d_str_add_format(text, "<%s>%s</%s>", kind->element, value, kind->element);
     }

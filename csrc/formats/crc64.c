@@ -176,8 +176,8 @@ static uint64_t multiply(uint64_t a, uint64_t b)
 {
     uint64_t product = 0;
     for (uint64_t bit = UINT64_C(1) << 63; bit; bit >>= 1) {
-        product ^= a & bit ? b : 0;
-        b = (b >> 1) ^ (b & 1 ? GENERATOR : 0);
+        product ^= (a & bit) ? b : 0;
+        b = (b >> 1) ^ ((b & 1) ? GENERATOR : 0);
     }
     return product;
 }

@@ -94,6 +94,6 @@ bool s3d_iso8601_parse_offset(const char *text, int64_t *unix_s)
         minutes > 59) {
         return false;
     }
-    *unix_s = seconds + sign * (hours * 60 + minutes) * 60;
+    *unix_s = seconds + (int64_t)sign * (hours * 60 + minutes) * 60;
     return true;
 }

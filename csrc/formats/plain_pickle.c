@@ -306,7 +306,7 @@ static enum s3d_code add_filling(struct plain_scan *scan, enum s3d_plain_kind ki
     filling->index = container->first;
     container->first = (uint32_t)(scan->plain->step_count - 1);
     container->filled = true;
-    return code;
+    return S3D_OK;
 }
 
 static enum s3d_code append(struct plain_scan *scan, uint32_t first, uint32_t count)
