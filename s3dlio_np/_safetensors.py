@@ -25,9 +25,11 @@ _METADATA = "__metadata__"
 _MAX_HEADER = 100_000_000
 _MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
-# In the reference's order: files hold the widest dtypes first, from the end of this list.
-_NAMES = {
+# Dtypes of torch, and all but the one of two elements in a byte of NumPy and ml_dtypes. In the
+# reference's order: files hold the widest dtypes first, from the end of this list.
+NAMES = {
     "BOOL": "bool",
+    "F4": "float4_e2m1fn_x2",
     "U8": "uint8",
     "I8": "int8",
     "F8_E5M2": "float8_e5m2",
@@ -47,6 +49,7 @@ _NAMES = {
     "I64": "int64",
     "U64": "uint64",
 }
+_NAMES = {code: own for code, own in NAMES.items() if code != "F4"}
 _CODES = {own: code for code, own in _NAMES.items()}
 _RANKS = {code: rank for rank, code in enumerate(_NAMES)}
 

@@ -15,7 +15,7 @@ import torch
 import s3dlio_np
 from s3dlio_np import ObjectReader, ObjectWriter, WriterOptions
 from s3dlio_np._native import fetch, safetensors_header, send
-from s3dlio_np._safetensors import header_bytes, refuse_big_endian
+from s3dlio_np._safetensors import NAMES, header_bytes, refuse_big_endian
 from s3dlio_torch import _device
 from s3dlio_torch._memory import empty_tensors
 from s3dlio_torch._partial import Keys, select
@@ -25,31 +25,8 @@ _METADATA = "__metadata__"
 _MAX_STRIDE = 2**63 - 1
 _MAX_RANK = 1024  # torch's own operators take 64
 
-# In the reference's order: files hold the widest dtypes first, from the end of this list.
-_NAMES = {
-    "BOOL": "bool",
-    "F4": "float4_e2m1fn_x2",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "C64": "complex64",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-}
 _DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, own) for name, own in _NAMES.items() if hasattr(torch, own)
+    name: getattr(torch, own) for name, own in NAMES.items() if hasattr(torch, own)
 }
 _CODES = {dtype: name for name, dtype in _DTYPES.items()}
 _RANKS = {dtype: rank for rank, dtype in enumerate(_DTYPES.values())}

@@ -3,13 +3,12 @@
 #include "bind/errors.h"
 #include "bind/plain.h"
 #include "bind/reader.h"
+#include "bind/zip_directory.h"
 #include "formats/crc.h"
-#include "formats/zip_read.h"
 
 #include <string.h>
 
 enum {
-    TAIL_BYTES = 256 * 1024,  /* what a reader has in memory once open */
     LOCAL_GUESS_BYTES = 1024, /* a local header is hardly ever longer */
     ALIGNMENT_MAX_DIGITS = 20
 };
@@ -119,50 +118,19 @@ static int locate(const struct archive_reader *self, const struct s3d_zip_entry 
 
 /* --- opening ------------------------------------------------------------------------------- */
 
-/* Reads the object from `offset` to its end and tries the directory. */
-static enum s3d_code try_directory(struct archive_reader *self, uint64_t size, uint64_t *offset,
-                                   struct s3d_error *error, int *failed)
-{
-    enum s3d_code code = S3D_OK;
-    size_t length = (size_t)(size - *offset);
-    char *tail = PyMem_RawMalloc(length ? length : 1);
-    *failed = 0;
-    if (!tail) {
-        PyErr_NoMemory();
-        *failed = -1;
-    } else if (bind_reader_read_at(self->stream, *offset, tail, length)) {
-        *failed = -1;
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-        code = s3d_zip_open(&self->zip, size, tail, length, offset, error);
-        Py_END_ALLOW_THREADS
-    }
-    PyMem_RawFree(tail);
-    return code;
-}
-
 static int open_directory(struct archive_reader *self)
 {
-    uint64_t size;
-    if (bind_reader_size(self->stream, &size)) {
+    if (bind_zip_directory(self->state, self->stream, &self->zip)) {
         return -1;
     }
-    uint64_t offset = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
-    struct s3d_error error;
-    int failed;
-    enum s3d_code code = try_directory(self, size, &offset, &error, &failed);
-    while (!failed && code == S3D_AGAIN) {
-        s3d_zip_close(&self->zip);
-        code = try_directory(self, size, &offset, &error, &failed);
-    }
-    if (!failed && !code && (self->zip.duplicates || self->zip.prefix_bytes)) {
-        code = s3d_fail(&error, S3D_INVALID,
-                        "not a torch archive: it has records of one name, or bytes before it");
-    }
-    if (!failed && code) {
+    if (self->zip.duplicates || self->zip.prefix_bytes) {
+        struct s3d_error error;
+        s3d_fail(&error, S3D_INVALID,
+                 "not a torch archive: it has records of one name, or bytes before it");
         raise_error(self, &error);
+        return -1;
     }
-    return failed || code ? -1 : 0;
+    return 0;
 }
 
 /* torch's rule: the archive's name is what stands before the first record's first '/'. */

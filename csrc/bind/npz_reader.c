@@ -4,14 +4,13 @@
 #include "bind/errors.h"
 #include "bind/reader.h"
 #include "bind/wait.h"
+#include "bind/zip_directory.h"
 #include "formats/crc.h"
 #include "formats/inflate.h"
-#include "formats/zip_read.h"
 
 #include <stdio.h>
 
 enum {
-    TAIL_BYTES = 256 * 1024, /* what a reader has in memory once open */
     INPUT_BYTES = 256 * 1024,
     UTF8_FLAG = 0x0800
 };
@@ -25,48 +24,6 @@ struct npz_reader {
     PyObject *stream;   /* an ObjectReader */
     struct s3d_zip zip; /* frozen once open */
 };
-
-/* Reads the object from `offset` to its end and tries the directory. */
-static enum s3d_code try_directory(struct npz_reader *self, uint64_t size, uint64_t *offset,
-                                   struct s3d_error *error, int *failed)
-{
-    enum s3d_code code = S3D_OK;
-    size_t length = (size_t)(size - *offset);
-    char *tail = PyMem_RawMalloc(length ? length : 1);
-    *failed = 0;
-    if (!tail) {
-        PyErr_NoMemory();
-        *failed = -1;
-    } else if (bind_reader_read_at(self->stream, *offset, tail, length)) {
-        *failed = -1;
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-        code = s3d_zip_open(&self->zip, size, tail, length, offset, error);
-        Py_END_ALLOW_THREADS
-    }
-    PyMem_RawFree(tail);
-    return code;
-}
-
-static int open_directory(struct npz_reader *self)
-{
-    uint64_t size;
-    if (bind_reader_size(self->stream, &size)) {
-        return -1;
-    }
-    uint64_t offset = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
-    struct s3d_error error;
-    int failed;
-    enum s3d_code code = try_directory(self, size, &offset, &error, &failed);
-    while (!failed && code == S3D_AGAIN) {
-        s3d_zip_close(&self->zip);
-        code = try_directory(self, size, &offset, &error, &failed);
-    }
-    if (!failed && code) {
-        bind_raise(self->state, &error, bind_reader_uri(self->stream));
-    }
-    return failed || code ? -1 : 0;
-}
 
 static PyObject *npz_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
@@ -85,7 +42,7 @@ static PyObject *npz_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     self->state = state;
     self->module = Py_NewRef(module);
     self->stream = Py_NewRef(stream);
-    if (open_directory(self)) {
+    if (bind_zip_directory(state, stream, &self->zip)) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
