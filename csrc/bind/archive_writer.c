@@ -2,17 +2,14 @@
 
 #include "bind/errors.h"
 #include "bind/fetch.h"
+#include "bind/sums.h"
 #include "bind/writer.h"
-#include "formats/crc.h"
 #include "formats/zip_write.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    CRC_SLICE_BYTES = 16 * 1024 * 1024, /* summed up, then given to the upload, slice by slice */
-    TEXT_MAX_BYTES = 1024 * 1024        /* of one header */
-};
+enum { TEXT_MAX_BYTES = 1024 * 1024 /* of one header */ };
 
 /* torch's writer version: a file without newer operators says 3, as torch's own do. */
 enum { VERSION_MIN = 3, VERSION_IN_DATA = 6 };
@@ -56,21 +53,7 @@ static int append_text(const struct archive_writer *self, const struct s3d_str *
 static int append_payload(const struct archive_writer *self, PyObject *owner, const char *data,
                           size_t length, uint32_t *crc)
 {
-    for (size_t at = 0; at < length;) {
-        size_t slice = length - at < CRC_SLICE_BYTES ? length - at : CRC_SLICE_BYTES;
-        if (self->sums) {
-            uint32_t sum = *crc;
-            Py_BEGIN_ALLOW_THREADS
-            sum = s3d_crc32(sum, data + at, slice);
-            Py_END_ALLOW_THREADS
-            *crc = sum;
-        }
-        if (bind_writer_refer(self->stream, owner, data + at, slice)) {
-            return -1;
-        }
-        at += slice;
-    }
-    return 0;
+    return bind_sum_and_refer(self->stream, owner, data, length, self->sums ? crc : NULL);
 }
 
 static int add_record(struct archive_writer *self, const char *name, uint64_t size,

@@ -4,17 +4,13 @@
 #include "bind/errors.h"
 #include "bind/fetch.h"
 #include "bind/reader.h"
-#include "bind/writer.h"
+#include "bind/sums.h"
 #include "formats/crc.h"
 #include "formats/npy.h"
 
 #include <string.h>
 
-enum {
-    SLICE_BYTES = 16 * 1024 * 1024, /* summed up, then given to the upload, slice by slice */
-    SMALL_BYTES = 4096,             /* summed up with the GIL held */
-    RANK_MAX = 64                   /* NumPy's own, from 2.0 on; 32 before */
-};
+enum { RANK_MAX = 64 /* NumPy's own, from 2.0 on; 32 before */ };
 
 /* --- memory and sums ----------------------------------------------------------------------- */
 
@@ -27,17 +23,6 @@ PyObject *bind_allocate(PyObject *module, PyObject *nbytes)
     }
     PyObject *pages = bind_pages_new(PyModule_GetState(module), bytes, &data);
     return pages ? bind_pages_view(pages, true) : NULL;
-}
-
-static uint32_t sum_up(uint32_t crc, const char *data, size_t length)
-{
-    if (length <= SMALL_BYTES) {
-        return s3d_crc32(crc, data, length);
-    }
-    Py_BEGIN_ALLOW_THREADS
-    crc = s3d_crc32(crc, data, length);
-    Py_END_ALLOW_THREADS
-    return crc;
 }
 
 /* Contiguous bytes; 0 or -1. */
@@ -63,7 +48,7 @@ PyObject *bind_crc32(PyObject *Py_UNUSED(module), PyObject *args)
         open_bytes(buffer, &view, "crc32()")) {
         return NULL;
     }
-    crc = sum_up(crc, view.buf, (size_t)view.len);
+    crc = bind_sum(crc, view.buf, (size_t)view.len);
     PyBuffer_Release(&view);
     return PyLong_FromUnsignedLong(crc);
 }
@@ -84,7 +69,7 @@ PyObject *bind_crc32_behind(PyObject *Py_UNUSED(module), PyObject *args)
 static int check_damage(const struct bind_state *state, PyObject *stream,
                         const struct bind_fetch_item *item)
 {
-    uint32_t sum = sum_up(0, item->data, (size_t)item->size_bytes);
+    uint32_t sum = bind_sum(0, item->data, (size_t)item->size_bytes);
     struct s3d_error error;
     if (!item->has_crc || sum == item->crc) {
         return 0;
@@ -203,23 +188,6 @@ PyObject *bind_fetch_arrays(PyObject *module, PyObject *args, PyObject *keywords
 
 /* --- sending ------------------------------------------------------------------------------- */
 
-/* Summed up slice by slice, so that the slices before are on their way meanwhile. */
-static int send_slices(PyObject *stream, PyObject *owner, const char *data, size_t length,
-                       uint32_t *crc)
-{
-    for (size_t at = 0; at < length;) {
-        size_t slice = length - at < SLICE_BYTES ? length - at : SLICE_BYTES;
-        if (crc) {
-            *crc = sum_up(*crc, data + at, slice);
-        }
-        if (bind_writer_refer(stream, owner, data + at, slice)) {
-            return -1;
-        }
-        at += slice;
-    }
-    return 0;
-}
-
 PyObject *bind_send_array(PyObject *module, PyObject *args)
 {
     const struct bind_state *state = PyModule_GetState(module);
@@ -240,7 +208,7 @@ PyObject *bind_send_array(PyObject *module, PyObject *args)
         Py_XDECREF(owner);
         return NULL;
     }
-    int failed = send_slices(stream, owner, view.buf, (size_t)view.len, summed ? &crc : NULL);
+    int failed = bind_sum_and_refer(stream, owner, view.buf, (size_t)view.len, summed ? &crc : NULL);
     PyBuffer_Release(&view);
     Py_DECREF(owner);
     if (failed) {
