@@ -432,17 +432,16 @@ def curl_library(folder: Path) -> Path:
 def plans(size: int, library: Path) -> dict[str, tuple[Plan, int]]:
     whole = {"size": size}
     curl = {"size": size, "library": str(library)}
-    view = [
-        *plan_of("view", **whole),
+    limit = [
         ("libcurl alone, one loop", "view_curl", {**curl, "threads": 1}),
         ("libcurl alone, two loops", "view_curl", {**curl, "threads": 2}),
     ]
     small = SMALL_COUNT * SMALL_BYTES
     return {
-        "load of a .npy": (plan_of("load_npy", **whole), size),
+        "load of a .npy": ([*plan_of("load_npy", **whole), *limit], size),
         f"load of a .npz of {MEMBERS} members": (plan_of("load_npz", **whole), size),
         f"savez of {MEMBERS} arrays": (plan_of("savez", **whole), size),
-        "get_bytes_view": (view, size),
+        "get_bytes_view": ([*plan_of("view", **whole), *limit], size),
         "pickle.dump, protocol 5": (plan_of("pickle_dump", native=False, **whole), size),
         "pickle.load, protocol 5": (plan_of("pickle_load", native=False, **whole), size),
         "1,000 objects of 64 KiB in turn": (plan_of("small_in_turn"), small),
@@ -474,8 +473,8 @@ def compare(server: Any, title: str, plan: Plan, size: int, rounds: int) -> dict
     )
     harness.report(f"{title}, {size / 2**20:.0f} MiB", figures)
     found = ratios(figures)
-    if title == "get_bytes_view":
-        curl = [label for label in figures if label.startswith("libcurl")]
+    curl = [label for label in figures if label.startswith("libcurl")]
+    if curl:
         found["of_libcurl_alone"] = over(figures, NATIVE, curl)
     for name, value in found.items():
         print(f"  {name}: {'-' if value is None else format(value, '.2f')}")

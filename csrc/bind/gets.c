@@ -268,7 +268,7 @@ enum {
 /* Where the bytes go. Pages get their memory when the size is known, on an I/O thread; a bytes
  * object cannot be made there, so one as large as the head is made before. */
 struct whole {
-    const struct bind_state *state;
+    struct bind_state *state;
     const struct bind_target *target;
     struct bind_transfer transfer;
     uint64_t head_bytes;
@@ -277,6 +277,7 @@ struct whole {
     struct s3d_whole *get;
     uint64_t size;
     PyObject *landing; /* bytes of head_bytes */
+    bool landed;       /* it has been written to */
     char *small;       /* where a small object lands instead: memory in recent use */
     void *page_memory; /* the object's size, until a Pages object owns it */
 };
@@ -301,7 +302,31 @@ static char *place_in_landing(void *context, uint64_t size)
         whole->small = PyMem_RawMalloc((size_t)size);
         return whole->small;
     }
+    whole->landed = true;
     return PyBytes_AS_STRING(whole->landing);
+}
+
+/* Mapping a landing takes longer than reading a small object into other memory, so one that was
+ * not needed is kept for the next call. -1: no memory. */
+static int take_landing(struct whole *whole)
+{
+    PyObject *spare = whole->state->spare_landing;
+    whole->state->spare_landing = NULL;
+    if (spare && (uint64_t)PyBytes_GET_SIZE(spare) != whole->head_bytes) {
+        Py_CLEAR(spare);
+    }
+    whole->landing =
+        spare ? spare : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)whole->head_bytes);
+    return whole->landing ? 0 : -1;
+}
+
+static void leave_landing(struct whole *whole)
+{
+    if (!whole->landed && !whole->state->spare_landing) {
+        whole->state->spare_landing = whole->landing;
+        whole->landing = NULL;
+    }
+    Py_CLEAR(whole->landing);
 }
 
 static enum s3d_code step_size(void *context, int64_t timeout_ms, struct s3d_error *error)
@@ -336,8 +361,7 @@ static int begin_whole(struct whole *whole)
         .place = whole->pages ? place_in_pages : place_in_landing,
         .context = whole,
     };
-    if (!whole->pages && !(whole->landing = PyBytes_FromStringAndSize(
-                               NULL, (Py_ssize_t)whole->head_bytes))) {
+    if (!whole->pages && take_landing(whole)) {
         return -1;
     }
     Py_BEGIN_ALLOW_THREADS
@@ -422,7 +446,7 @@ static void whole_fini(struct whole *whole)
     s3d_whole_free(whole->get); /* joins: afterwards nothing places, nor writes */
     s3d_pages_free(whole->page_memory, (size_t)whole->size);
     Py_END_ALLOW_THREADS
-    Py_CLEAR(whole->landing);
+    leave_landing(whole);
     PyMem_RawFree(whole->small);
 }
 
@@ -518,8 +542,7 @@ static PyObject *get_inflated(const struct bind_state *state, const struct whole
     return memory;
 }
 
-static PyObject *get_whole(const struct bind_state *state, const struct whole_arguments *a,
-                           bool pages)
+static PyObject *get_whole(struct bind_state *state, const struct whole_arguments *a, bool pages)
 {
     struct bind_target target;
     struct whole whole = {.state = state, .target = &target, .pages = pages,

@@ -183,6 +183,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pages_type);
     Py_VISIT(state->fetch_type);
     Py_VISIT(state->plain_type);
+    Py_VISIT(state->spare_landing);
     return 0;
 }
 
@@ -202,6 +203,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->pages_type);
     Py_CLEAR(state->fetch_type);
     Py_CLEAR(state->plain_type);
+    Py_CLEAR(state->spare_landing);
     return 0;
 }
 

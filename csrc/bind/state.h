@@ -26,6 +26,7 @@ struct bind_state {
     PyTypeObject *pages_type;
     PyTypeObject *fetch_type;
     PyTypeObject *plain_type;
+    PyObject *spare_landing; /* of gets.c: bytes that nothing has been written to, or NULL */
 };
 
 extern struct PyModuleDef bind_np_module;

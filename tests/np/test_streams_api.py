@@ -267,6 +267,21 @@ def test_the_same_bytes_each_way(
             assert got.readonly
 
 
+def test_bytes_of_earlier_calls_stay_as_they_are(target: Any) -> None:
+    """Memory that one call did not need may serve the next: never memory that a caller holds."""
+    sizes = (0, 100, 65536, 300 * 1024, MIB, 4 * MIB)
+    for number, size in enumerate(sizes):
+        target.write(f"x{number}", bytes([number + 1]) * size)
+    held = []
+    for part_size in (None, None, 64 * 1024, 2 * MIB):
+        for number in (*range(len(sizes)), *reversed(range(len(sizes)))):
+            held.append((number, s3dlio_np.get_bytes(target.uri(f"x{number}"), part_size=part_size)))
+    with pytest.raises(FileNotFoundError):
+        s3dlio_np.get_bytes(target.uri("none"))
+    for number, got in held:
+        assert got == bytes([number + 1]) * sizes[number]
+
+
 @pytest.mark.parametrize("use", GETS)
 def test_a_number_is_no_answer_to_concurrent(target: Any, use: str) -> None:
     target.write("x", b"1")
