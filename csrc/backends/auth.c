@@ -74,6 +74,24 @@ bool s3d_md5_hex(char hex[S3D_MD5_HEX], const void *data, size_t length)
     return true;
 }
 
+enum s3d_code s3d_key_digest(char digest[S3D_MD5_BASE64], const char *key,
+                             struct s3d_error *error)
+{
+    enum { TEXT = 44, KEY = 32, DECODED = TEXT / 4 * 3 };
+    unsigned char decoded[DECODED], md5[S3D_MD5_BYTES];
+    if (strlen(key) != TEXT || strcspn(key, "=") != TEXT - 1 ||
+        EVP_DecodeBlock(decoded, (const unsigned char *)key, TEXT) != DECODED) {
+        return s3d_fail(error, S3D_INVALID, "sse_customer_key must be 32 bytes in base64");
+    }
+    bool hashed = EVP_Digest(decoded, KEY, md5, NULL, EVP_md5(), NULL) == 1;
+    OPENSSL_cleanse(decoded, sizeof decoded);
+    if (!hashed) {
+        return fail_openssl(error, "MD5");
+    }
+    s3d_base64(digest, md5, sizeof md5);
+    return S3D_OK;
+}
+
 enum s3d_code s3d_sha1_hex(char hex[S3D_SHA1_HEX], const void *data, size_t length,
                            struct s3d_error *error)
 {
@@ -174,6 +192,9 @@ static enum s3d_code hash_canonical_request(const struct s3d_sigv4 *request,
     if (!code) {
         struct s3d_span span = {canonical.data, canonical.length};
         code = s3d_sha256_hex(hex, &span, 1, error);
+    }
+    if (canonical.data) {
+        OPENSSL_cleanse(canonical.data, canonical.length); /* tokens and keys are among the headers */
     }
     s3d_str_fini(&canonical);
     return code;

@@ -27,6 +27,12 @@ S3D_MUST_USE enum s3d_code s3d_sha1_hex(char hex[S3D_SHA1_HEX], const void *data
 /* Base64 with padding, terminated; text has room for 4 bytes for every 3 begun, and one. */
 void s3d_base64(char *text, const unsigned char *data, size_t length);
 
+/* MD5 of a 256-bit key that is given in base64, in base64: how a store knows that a key came whole.
+ * INVALID for any other text. */
+enum { S3D_MD5_BASE64 = 25 };
+S3D_MUST_USE enum s3d_code s3d_key_digest(char digest[S3D_MD5_BASE64], const char *key,
+                                          struct s3d_error *error);
+
 /* "20260131T235959Z" */
 void s3d_amz_date(char date[S3D_AMZ_DATE], int64_t unix_s);
 

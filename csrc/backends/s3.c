@@ -2,6 +2,7 @@
 
 #include "backends/auth.h"
 #include "backends/backends.h"
+#include "backends/host.h"
 #include "core/config.h"
 #include "core/mem.h"
 
@@ -26,6 +27,7 @@ static void s3_close(struct s3d_store *base)
     s3d_free(store->host);
     s3d_free(store->path);
     s3d_free(store->region);
+    s3d_s3_extras_fini(&store->extras);
     s3d_identity_release(store->identity);
     s3d_free(store);
 }
@@ -97,6 +99,14 @@ static enum s3d_code check_endpoint(const char *endpoint, const char **authority
                     "the endpoint \"%.200s\" is not http://host[:port] or https://host[:port] "
                     "(AWS_ENDPOINT_URL)",
                     endpoint);
+}
+
+/* TLS, or a way that does not leave this machine. */
+static bool is_private(const char *origin)
+{
+    char host[S3D_HOST_MAX];
+    return strncasecmp(origin, "https://", 8) == 0 ||
+           (s3d_host_of(origin, host) && s3d_host_is_loopback(host));
 }
 
 static bool is_address(const char *authority, size_t length)
@@ -240,6 +250,9 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {
         store->http.base.limits.equal_parts = wants_equal_parts(store->host);
+        code = s3d_s3_extras_load(&store->extras, config, is_private(store->origin), error);
+    }
+    if (!code) {
         code = s3d_identity_open(&store->identity, config, error);
     }
     if (!code && config->ca_bundle) {

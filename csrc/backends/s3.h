@@ -1,7 +1,7 @@
 /*
  * Inside the S3 backend: the store, and the two halves of its protocol. s3.c opens stores,
- * s3_message.c turns requests into signed HTTP messages, with s3_checksum.c for the checksums in
- * them, s3_answer.c judges what comes back.
+ * s3_message.c turns requests into signed HTTP messages, with s3_checksum.c for the checksums and
+ * s3_extras.c for settings in them, s3_answer.c judges what comes back.
  * Source: Amazon S3 API Reference (REST).
  */
 #ifndef S3D_BACKENDS_S3_H
@@ -9,6 +9,7 @@
 
 #include "backends/http.h"
 #include "backends/identity.h"
+#include "backends/s3_extras.h"
 
 struct s3d_s3_store {
     struct s3d_http_store http;
@@ -18,6 +19,7 @@ struct s3d_s3_store {
     char *path;   /* before the key: "/" or "/bucket/" */
     char *region;
     bool sign_payload;
+    struct s3d_s3_extras extras;
     enum s3d_checksum checksum; /* where a request has the default: NONE or a real one */
     struct s3d_identity *identity; /* has its own lock */
 };

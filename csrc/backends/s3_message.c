@@ -236,6 +236,17 @@ static void add_checksum(struct signing *signing, struct s3d_request *request)
     }
 }
 
+static void add_extras(struct signing *signing, const struct s3d_s3_store *store,
+                       enum s3d_verb verb)
+{
+    for (size_t i = 0; i < store->extras.count; i++) {
+        const struct s3d_s3_extra *extra = &store->extras.headers[i];
+        if (extra->verbs & 1u << verb) {
+            header_add(&signing->set, extra->name, extra->value);
+        }
+    }
+}
+
 static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s3_store *store,
                                      const struct s3d_credentials *credentials,
                                      struct s3d_request *request,
@@ -244,6 +255,7 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
 {
     enum s3d_code code = S3D_OK;
     header_add(&signing->set, "host", store->host);
+    add_extras(signing, store, request->verb);
     if (request->verb == S3D_VERB_GET) {
         add_get_headers(signing, request);
     }

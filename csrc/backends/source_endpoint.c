@@ -4,6 +4,7 @@
  * Source: AWS SDKs and Tools Reference Guide, "Container credential provider", "IMDS credential
  * provider"; EC2 User Guide, "Use IMDSv2".
  */
+#include "backends/host.h"
 #include "backends/http_fetch.h"
 #include "backends/source.h"
 #include "backends/text_file.h"
@@ -28,54 +29,26 @@ static bool is_set(const char *text)
 
 /* --- which hosts a container may be sent to ------------------------------------------------ */
 
-/* The host of a URL, without brackets and port; false for what is no plain URL. */
-static bool host_of(const char *url, char host[256])
-{
-    const char *start = strstr(url, "://");
-    if (!start || strpbrk(url, "\\ \t\r\n")) {
-        return false;
-    }
-    start += 3;
-    size_t length = strcspn(start, "/?#");
-    const char *end = start + length;
-    if (memchr(start, '@', length)) {
-        return false;
-    }
-    if (*start == '[') {
-        const char *close = memchr(start, ']', length);
-        if (!close || (close + 1 != end && close[1] != ':')) {
-            return false;
-        }
-        start++;
-        end = close;
-    } else if (memchr(start, ':', length)) {
-        end = memchr(start, ':', length);
-    }
-    return end > start && s3d_copy_text(host, 256, start, (size_t)(end - start));
-}
-
+/* Beside loopback the addresses at which AWS serves containers. */
 static bool is_allowed_host(const char *host)
 {
-    struct in_addr four;
+    static const char *const known[] = {"169.254.170.2", "169.254.170.23"};
     struct in6_addr six, pod;
-    if (strcasecmp(host, "localhost") == 0) {
-        return true;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(host, known[i]) == 0) {
+            return true;
+        }
     }
-    if (inet_pton(AF_INET, host, &four) == 1) {
-        uint32_t address = ntohl(four.s_addr);
-        return address >> 24 == 127 || address == 0xA9FEAA02u ||
-               address == 0xA9FEAA17u; /* 169.254.170.2, 169.254.170.23 */
-    }
-    return inet_pton(AF_INET6, host, &six) == 1 &&
-           inet_pton(AF_INET6, "fd00:ec2::23", &pod) == 1 &&
-           (IN6_IS_ADDR_LOOPBACK(&six) || memcmp(&six, &pod, sizeof six) == 0);
+    return s3d_host_is_loopback(host) ||
+           (inet_pton(AF_INET6, host, &six) == 1 &&
+            inet_pton(AF_INET6, "fd00:ec2::23", &pod) == 1 && memcmp(&six, &pod, sizeof six) == 0);
 }
 
 static enum s3d_code check_container_url(const char *url, struct s3d_error *error)
 {
-    char host[256];
+    char host[S3D_HOST_MAX];
     bool tls = strncasecmp(url, "https://", 8) == 0;
-    if ((!tls && strncasecmp(url, "http://", 7) != 0) || !host_of(url, host)) {
+    if ((!tls && strncasecmp(url, "http://", 7) != 0) || !s3d_host_of(url, host)) {
         return s3d_fail(error, S3D_INVALID,
                         "AWS_CONTAINER_CREDENTIALS_FULL_URI is no http or https URL");
     }
@@ -130,7 +103,7 @@ enum s3d_code s3d_source_container(struct s3d_source **source, const struct s3d_
 static enum s3d_code metadata_origin(const struct s3d_config *config, const char **origin,
                                      struct s3d_error *error)
 {
-    char host[256];
+    char host[S3D_HOST_MAX];
     const char *mode = is_set(config->metadata_mode) ? config->metadata_mode : "IPv4";
     if (strcasecmp(mode, "IPv4") != 0 && strcasecmp(mode, "IPv6") != 0) {
         return s3d_fail(error, S3D_INVALID,
@@ -145,7 +118,7 @@ static enum s3d_code metadata_origin(const struct s3d_config *config, const char
     *origin = config->metadata_endpoint;
     bool known =
         strncasecmp(*origin, "http://", 7) == 0 || strncasecmp(*origin, "https://", 8) == 0;
-    return known && host_of(*origin, host)
+    return known && s3d_host_of(*origin, host)
                ? S3D_OK
                : s3d_fail(error, S3D_INVALID,
                           "AWS_EC2_METADATA_SERVICE_ENDPOINT is no http or https URL");

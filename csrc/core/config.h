@@ -52,6 +52,14 @@
     X(ca_bundle, "AWS_CA_BUNDLE\0")                                                                \
     X(addressing, "S3DLIO_ADDRESSING\0")  /* auto, path, virtual */                                \
     X(anonymous, "S3DLIO_ANONYMOUS\0")    /* 1: send requests unsigned */                           \
+    /* headers that S3 requests get besides: see backends/s3_extras.h */                            \
+    X(request_payer, "S3DLIO_REQUEST_PAYER\0")                                                     \
+    X(expected_bucket_owner, "S3DLIO_EXPECTED_BUCKET_OWNER\0")                                     \
+    X(sse, "S3DLIO_SSE\0")                                                                         \
+    X(sse_kms_key_id, "S3DLIO_SSE_KMS_KEY_ID\0")                                                   \
+    X(sse_kms_context, "S3DLIO_SSE_KMS_CONTEXT\0")                                                 \
+    X(sse_bucket_key, "S3DLIO_SSE_BUCKET_KEY\0")                                                   \
+    X(sse_customer_key, "S3DLIO_SSE_CUSTOMER_KEY\0")                                               \
     /* when_supported, when_required */                                                            \
     X(checksum_calculation, "AWS_REQUEST_CHECKSUM_CALCULATION\0")
 
