@@ -23,10 +23,8 @@ static void s3_close(struct s3d_store *base)
 {
     struct s3d_s3_store *store = (struct s3d_s3_store *)(void *)base;
     s3d_free(store->http.ca_bundle);
-    s3d_free(store->origin);
-    s3d_free(store->host);
     s3d_free(store->path);
-    s3d_free(store->region);
+    s3d_s3_places_fini(&store->places);
     s3d_s3_extras_fini(&store->extras);
     s3d_identity_release(store->identity);
     s3d_free(store);
@@ -134,44 +132,6 @@ static enum s3d_code choose_addressing(const struct s3d_config *config, const ch
     return S3D_OK;
 }
 
-static enum s3d_code set_address(struct s3d_s3_store *store, const struct s3d_config *config,
-                                 const char *endpoint, const char *bucket, struct s3d_error *error)
-{
-    const char *authority = NULL;
-    size_t length = 0;
-    bool virtual = false;
-    enum s3d_code code = check_endpoint(endpoint, &authority, &length, error);
-    if (!code) {
-        code = choose_addressing(config, bucket, authority, length, &virtual, error);
-    }
-    if (code) {
-        return code;
-    }
-    struct s3d_str origin = S3D_STR(4096), path = S3D_STR(4096);
-    s3d_str_add_bytes(&origin, endpoint, (size_t)(authority - endpoint));
-    size_t host_at = origin.length;
-    if (virtual) {
-        s3d_str_add_format(&origin, "%s.", bucket);
-    }
-    s3d_str_add_bytes(&origin, authority, length);
-    s3d_str_add(&path, "/");
-    if (!virtual) {
-        s3d_str_add_encoded(&path, bucket, false);
-        s3d_str_add(&path, "/");
-    }
-    code = s3d_str_check(&origin, error);
-    if (!code) {
-        code = s3d_str_check(&path, error);
-    }
-    if (!code) {
-        store->host = s3d_copy_string(origin.data + host_at);
-        code = store->host ? S3D_OK : s3d_fail_memory(error, origin.length);
-    }
-    store->origin = origin.data; /* ownership moves */
-    store->path = path.data;
-    return code;
-}
-
 /* The setting, else the profile's, else `fallback`. The caller frees *value. */
 static enum s3d_code setting_or_profile(const struct s3d_config *config, const char *setting,
                                         const char *profile_name, char **value,
@@ -184,39 +144,61 @@ static enum s3d_code setting_or_profile(const struct s3d_config *config, const c
     return s3d_profile_setting(config, profile_name, value, error);
 }
 
+static enum s3d_code set_path(struct s3d_s3_store *store, const char *bucket, bool virtual,
+                              struct s3d_error *error)
+{
+    struct s3d_str path = S3D_STR(4096);
+    s3d_str_add(&path, "/");
+    if (!virtual) {
+        s3d_str_add_encoded(&path, bucket, false);
+        s3d_str_add(&path, "/");
+    }
+    enum s3d_code code = s3d_str_check(&path, error);
+    store->path = path.data; /* ownership moves */
+    return code;
+}
+
+/* endpoint: NULL for Amazon's; what follows its authority is cut off. */
+static enum s3d_code set_address(struct s3d_s3_store *store, const struct s3d_config *config,
+                                 char *endpoint, const char *region, const char *bucket,
+                                 struct s3d_error *error)
+{
+    const char *authority = "s3.amazonaws.com";
+    size_t length = strlen(authority);
+    bool virtual = false;
+    struct s3d_config effective = *config;
+    effective.endpoint = endpoint; /* decides on addressing */
+    enum s3d_code code =
+        endpoint ? check_endpoint(endpoint, &authority, &length, error) : S3D_OK;
+    if (!code) {
+        code = choose_addressing(&effective, bucket, authority, length, &virtual, error);
+    }
+    if (!code && endpoint) {
+        endpoint[(size_t)(authority - endpoint) + length] = '\0';
+    }
+    if (!code) {
+        code = s3d_s3_places_init(&store->places, endpoint, region, bucket, virtual, error);
+    }
+    return code ? code : set_path(store, bucket, virtual, error);
+}
+
 static enum s3d_code set_endpoint(struct s3d_s3_store *store, const struct s3d_config *config,
                                   const char *bucket, struct s3d_error *error)
 {
-    char *endpoint = NULL;
-    struct s3d_str amazon = S3D_STR(256);
-    struct s3d_config effective = *config;
-    enum s3d_code code = setting_or_profile(config, config->region, "region", &store->region, error);
-    if (!code && !store->region) {
-        store->region = s3d_copy_string("us-east-1");
-        code = store->region ? S3D_OK : s3d_fail_memory(error, 16);
-    }
+    char *endpoint = NULL, *region = NULL;
+    enum s3d_code code = setting_or_profile(config, config->region, "region", &region, error);
     if (!code) {
         code = setting_or_profile(config, config->endpoint, "endpoint_url", &endpoint, error);
     }
-    if (code) {
-        goto done;
-    }
-    effective.endpoint = endpoint; /* decides on addressing */
-    if (!endpoint) {
-        s3d_str_add_format(&amazon, "https://s3.%s.amazonaws.com", store->region);
-        code = s3d_str_check(&amazon, error);
-    }
     if (!code) {
-        code = set_address(store, &effective, endpoint ? endpoint : amazon.data, bucket, error);
+        code = set_address(store, config, endpoint, region ? region : "us-east-1", bucket, error);
     }
     if (!code) {
         code = s3d_s3_checksum_default(config->checksum_calculation, endpoint != NULL,
                                        &store->checksum, error);
     }
-
-done:
     s3d_free(endpoint);
-    s3d_str_fini(&amazon);
+    s3d_free(region);
     return code;
 }
 
@@ -249,8 +231,8 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     };
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {
-        store->http.base.limits.equal_parts = wants_equal_parts(store->host);
-        code = s3d_s3_extras_load(&store->extras, config, is_private(store->origin), error);
+        store->http.base.limits.equal_parts = wants_equal_parts(store->places.home.host);
+        code = s3d_s3_extras_load(&store->extras, config, is_private(store->places.home.origin), error);
     }
     if (!code) {
         code = s3d_identity_open(&store->identity, config, error);

@@ -10,18 +10,17 @@
 #include "backends/http.h"
 #include "backends/identity.h"
 #include "backends/s3_extras.h"
+#include "backends/s3_place.h"
 
 struct s3d_s3_store {
     struct s3d_http_store http;
     /* frozen */
-    char *origin; /* "https://host:port", the bucket in front of the host where virtual */
-    char *host;   /* the Host header: what follows "://" */
-    char *path;   /* before the key: "/" or "/bucket/" */
-    char *region;
+    char *path; /* before the key: "/" or "/bucket/" */
     bool sign_payload;
     struct s3d_s3_extras extras;
     enum s3d_checksum checksum; /* where a request has the default: NONE or a real one */
     struct s3d_identity *identity; /* has its own lock */
+    struct s3d_s3_places places;   /* moves by itself */
 };
 
 static inline struct s3d_s3_store *s3d_s3_store_of(const struct s3d_request *request)

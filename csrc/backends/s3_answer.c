@@ -115,7 +115,7 @@ static enum s3d_code code_of_status(const struct s3d_request *request, int statu
     case 416: return S3D_RANGE;
     case 429:
     case 503: return S3D_THROTTLED;
-    default: return status >= 500 ? S3D_SERVER : status >= 400 ? S3D_REJECTED : S3D_PROTOCOL;
+    default: return status >= 500 ? S3D_SERVER : status >= 300 ? S3D_REJECTED : S3D_PROTOCOL;
     }
 }
 
@@ -156,6 +156,20 @@ static bool should_resign(struct s3d_request *request, int status, const char *s
     return request->resigned = true;
 }
 
+/* Whether the store has moved to the region that this answer names, or had already: once for a
+ * request. Answers to HEAD name it in a header alone. */
+static bool should_redirect(struct s3d_request *request, const struct s3d_http_answer *answer,
+                            const struct s3d_xml_error *xml)
+{
+    const char *region = xml->region[0] ? xml->region : answer->region;
+    bool elsewhere = answer->status == 301 || answer->status == 307 || answer->status == 400;
+    if (!elsewhere || request->redirected || !region[0] || !request->signed_for ||
+        !s3d_s3_places_move(&s3d_s3_store_of(request)->places, request->signed_for, region)) {
+        return false;
+    }
+    return request->redirected = true;
+}
+
 static enum s3d_code fail_by_answer(struct s3d_request *request,
                                     const struct s3d_http_answer *answer, struct s3d_error *error)
 {
@@ -167,7 +181,9 @@ static enum s3d_code fail_by_answer(struct s3d_request *request,
             code = known_codes[i].code;
         }
     }
-    if (should_resign(request, answer->status, xml.code)) {
+    if (should_redirect(request, answer, &xml)) {
+        code = S3D_ELSEWHERE;
+    } else if (should_resign(request, answer->status, xml.code)) {
         code = S3D_EXPIRED;
     }
     const char *region = xml.region[0] ? xml.region : answer->region;

@@ -248,13 +248,14 @@ static void add_extras(struct signing *signing, const struct s3d_s3_store *store
 }
 
 static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s3_store *store,
+                                     const struct s3d_s3_place *place,
                                      const struct s3d_credentials *credentials,
                                      struct s3d_request *request,
                                      const struct s3d_http_message *message,
                                      struct s3d_error *error)
 {
     enum s3d_code code = S3D_OK;
-    header_add(&signing->set, "host", store->host);
+    header_add(&signing->set, "host", place->host);
     add_extras(signing, store, request->verb);
     if (request->verb == S3D_VERB_GET) {
         add_get_headers(signing, request);
@@ -289,7 +290,7 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
     return code;
 }
 
-static enum s3d_code sign(const struct signing *signing, const struct s3d_s3_store *store,
+static enum s3d_code sign(const struct signing *signing, const char *region,
                           const struct s3d_credentials *credentials, const char *method,
                           const char *path, const char *query, struct s3d_str *headers,
                           struct s3d_error *error)
@@ -297,7 +298,7 @@ static enum s3d_code sign(const struct signing *signing, const struct s3d_s3_sto
     struct s3d_sigv4 request = {
         .access_key = credentials->access_key,
         .secret_key = credentials->secret_key,
-        .region = store->region,
+        .region = region,
         .service = "s3",
         .method = method,
         .path = path,
@@ -322,7 +323,9 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
         return s3d_fail(error, S3D_INTERNAL, "a request came before its keys");
     }
     const struct s3d_credentials *credentials = &keys->credentials;
+    const struct s3d_s3_place *place = s3d_s3_place(&store->places); /* stays as it is */
     request->signed_with = keys->serial;
+    request->signed_for = place->region;
     struct signing signing = {.metadata_names = S3D_STR(16384)};
     struct s3d_str path = S3D_STR(8192), query = S3D_STR(16384);
     message->method = method_of(request->verb);
@@ -339,12 +342,12 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
         code = body_build(request, message, error);
     }
     if (!code) {
-        code = collect_headers(&signing, store, credentials, request, message, error);
+        code = collect_headers(&signing, store, place, credentials, request, message, error);
     }
     if (code) {
         goto done;
     }
-    s3d_str_add(&message->url, store->origin);
+    s3d_str_add(&message->url, place->origin);
     s3d_str_add(&message->url, path.data);
     s3d_str_add(&message->url, query.length ? "?" : "");
     s3d_str_add(&message->url, s3d_str_text(&query));
@@ -353,7 +356,7 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
                        signing.set.headers[i].value);
     }
     if (!credentials->anonymous) {
-        code = sign(&signing, store, credentials, message->method, path.data,
+        code = sign(&signing, place->region, credentials, message->method, path.data,
                     s3d_str_text(&query), &message->headers, error);
     }
     /* No pause for "100 Continue". */

@@ -31,6 +31,7 @@
     X(NOT_FOUND, NOT_FOUND, false)         /* no such object, bucket, upload or file */           \
     X(DENIED, PERMISSION, false)           /* refused: credentials or rights */                   \
     X(EXPIRED, PERMISSION, false)          /* credentials ended: the pool asks for new ones */    \
+    X(ELSEWHERE, STORAGE, false)           /* the bucket lies elsewhere, and the store now too */  \
     X(EXISTS, EXISTS, false)               /* create-only write of an existing object */          \
     X(CHANGED, CHANGED, false)             /* the object changed while it was read */             \
     X(INTEGRITY, INTEGRITY, true)          /* a checksum does not match */                        \

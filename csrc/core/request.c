@@ -20,7 +20,8 @@ void s3d_request_reset(struct s3d_request *request)
     request->attempts = 0;
     request->throttled = false;
     request->ticket = request->signed_with = 0;
-    request->resigned = false;
+    request->resigned = request->redirected = false;
+    request->signed_for = NULL;
     request->due_ms = 0;
     memset(&request->last, 0, sizeof request->last);
     memset(&request->result, 0, sizeof request->result);

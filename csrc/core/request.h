@@ -132,6 +132,8 @@ struct s3d_request {
     uint64_t ticket;                  /* what the store is asked with while it is not ready */
     uint64_t signed_with;             /* the driver's: which keys the attempt was signed with */
     bool resigned;                    /* the driver's: sent once more because those had ended */
+    const char *signed_for;           /* the driver's: the region, which the store keeps */
+    bool redirected;                  /* the driver's: sent once more, for another region */
     uint64_t due_ms;                  /* when the next attempt may start */
     struct s3d_error last;            /* how the last attempt ended */
 
