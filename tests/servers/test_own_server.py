@@ -211,7 +211,10 @@ def test_conditions(server: OwnServer) -> None:
         ).status
         == 200
     )
-    assert server.request("PUT", path, body=b"y", headers={"If-Match": etag}).status == 501
+    assert server.request("PUT", path, body=b"y", headers={"If-Match": '"other"'}).status == 412
+    assert server.request("PUT", path, body=b"y", headers={"If-Match": etag}).status == 200
+    missing = server.request("PUT", f"{path}-missing", body=b"y", headers={"If-Match": etag})
+    assert missing.status == 404
 
 
 def test_a_get_in_progress_keeps_its_bytes(server: OwnServer) -> None:

@@ -84,6 +84,9 @@ bool s3s_range_parse(struct s3s_span value, struct s3s_range *range);
 // The stored headers of a PUT or of a created upload. Owned by the caller.
 void s3s_stored_headers(const struct s3s_call *call, struct s3s_text *headers);
 
+// If-Match and If-None-Match of a write.
+struct s3s_condition s3s_call_condition(const struct s3s_call *call);
+
 // sigv4.c
 enum s3s_code s3s_sigv4_check(struct s3s_call *call);
 // control.c

@@ -24,7 +24,10 @@
     X(ETAG_CHANGE, "etag_change")                                                              \
     X(LOST_REPLY, "lost_reply")                                                                \
     X(SLOW, "slow")                                                                            \
-    X(REFUSE_BODY, "refuse_body")
+    X(REFUSE_BODY, "refuse_body")                                                              \
+    X(WRONG_SUM, "wrong_sum")                                                                  \
+    X(COMPOSITE_SUM, "composite_sum")                                                          \
+    X(NO_SUM, "no_sum")
 
 enum s3s_fault_kind {
 #define S3S_FAULT_ENUM(id, name) S3S_FAULT_##id,

@@ -112,7 +112,8 @@ static bool create_pattern_object(struct s3s_server *server, const char *text)
     object->pieces = s3s_mem_zalloc(sizeof *object->pieces);
     object->pieces[0].size_bytes = size;
     object->piece_count = 1;
-    return !s3s_store_put(&server->store, bucket, object, false);
+    return !s3s_store_put(&server->store, bucket, object,
+                          (struct s3s_condition){0});
 }
 
 static bool fill_store(struct s3s_server *server)

@@ -199,7 +199,7 @@ enum s3s_code s3s_upload_complete(struct s3s_store *store, struct s3s_upload_nam
     memcpy(etag, object->etag, S3S_ETAG_CAPACITY);
     code = check_whole(object, how);
     if (!code)
-        code = s3s_store_put_locked(upload->bucket, object, how->if_absent);
+        code = s3s_store_put_locked(upload->bucket, object, how->condition);
     if (code) { // the upload stays as it was, and keeps its blocks
         object->piece_count = 0;
         goto done;

@@ -116,8 +116,7 @@ static enum s3s_code check_headers(const struct s3s_call *call)
         return S3S_NOT_IMPLEMENTED;
     if (s3s_request_header(request, "x-amz-copy-source"))
         return S3S_NOT_IMPLEMENTED;
-    if (publishes(call) &&
-        (s3s_request_header(request, "if-match") || (if_none && !s3s_span_is(*if_none, "*"))))
+    if (publishes(call) && if_none && !s3s_span_is(*if_none, "*"))
         return S3S_NOT_IMPLEMENTED;
     if (!s3s_body_is_data(call))
         return request->content_length > MAX_XML_BYTES ? S3S_ENTITY_TOO_LARGE : S3S_OK;

@@ -43,7 +43,7 @@ enum s3s_code s3s_complete_upload(struct s3s_call *call)
     struct s3s_wanted_part *parts = NULL;
     size_t count = 0;
     struct s3s_completion how = {0};
-    how.if_absent = s3s_request_header(&call->request, "if-none-match") != NULL;
+    how.condition = s3s_call_condition(call);
     how.checksum = s3s_checksum_sent(&call->request, &how.checksum_value);
     enum s3s_code code = s3s_xml_read_parts(s3s_text_span(&call->xml), &parts, &count);
     if (!code)

@@ -47,6 +47,29 @@ static void add_etag_header(struct s3s_call *call, const char *etag)
     s3s_text_puts(&call->answer.headers, "\r\n");
 }
 
+bool s3s_etag_is_named(struct s3s_span list, const char *etag)
+{
+    struct s3s_span item;
+    while (list.length) {
+        s3s_span_cut(&list, ',', &item);
+        item = s3s_span_trim(item);
+        if (s3s_span_is(item, "*"))
+            return true;
+        if (item.length >= 2 && item.data[0] == '"' && item.data[item.length - 1] == '"')
+            item = (struct s3s_span){item.data + 1, item.length - 2};
+        if (s3s_span_is(item, etag))
+            return true;
+    }
+    return false;
+}
+
+struct s3s_condition s3s_call_condition(const struct s3s_call *call)
+{
+    return (struct s3s_condition){
+        .if_absent = s3s_request_header(&call->request, "if-none-match") != NULL,
+        .if_match = s3s_request_header(&call->request, "if-match")};
+}
+
 enum s3s_code s3s_put_object(struct s3s_call *call)
 {
     struct s3s_text headers = {0};
@@ -64,8 +87,8 @@ enum s3s_code s3s_put_object(struct s3s_call *call)
     if (checksum)
         object->checksum = s3s_checksum_lines(checksum, value);
     call->piece.block = NULL;
-    bool if_absent = s3s_request_header(&call->request, "if-none-match") != NULL;
-    enum s3s_code code = s3s_store_put(&call->server->store, call->bucket, object, if_absent);
+    enum s3s_code code = s3s_store_put(&call->server->store, call->bucket, object,
+                                       s3s_call_condition(call));
     if (code)
         s3s_object_release(object);
     return code;
@@ -93,31 +116,14 @@ enum s3s_code s3s_upload_part(struct s3s_call *call)
     return S3S_OK;
 }
 
-// Whether an If-(None-)Match list names this ETag, quoted or not.
-static bool names_etag(struct s3s_span list, const char *etag)
-{
-    struct s3s_span item;
-    while (list.length) {
-        s3s_span_cut(&list, ',', &item);
-        item = s3s_span_trim(item);
-        if (s3s_span_is(item, "*"))
-            return true;
-        if (item.length >= 2 && item.data[0] == '"' && item.data[item.length - 1] == '"')
-            item = (struct s3s_span){item.data + 1, item.length - 2};
-        if (s3s_span_is(item, etag))
-            return true;
-    }
-    return false;
-}
-
 static enum s3s_code check_conditions(const struct s3s_request *request,
                                       const struct s3s_object *object)
 {
     const struct s3s_span *match = s3s_request_header(request, "if-match");
     const struct s3s_span *none_match = s3s_request_header(request, "if-none-match");
-    if (match && !names_etag(*match, object->etag))
+    if (match && !s3s_etag_is_named(*match, object->etag))
         return S3S_PRECONDITION;
-    return none_match && names_etag(*none_match, object->etag) ? S3S_NOT_MODIFIED : S3S_OK;
+    return none_match && s3s_etag_is_named(*none_match, object->etag) ? S3S_NOT_MODIFIED : S3S_OK;
 }
 
 bool s3s_range_parse(struct s3s_span value, struct s3s_range *range)
@@ -165,6 +171,22 @@ static enum s3s_code apply_range(struct s3s_call *call, struct s3s_span value)
     return S3S_OK;
 }
 
+// For all of the object, whether a range says so or not. Of a part of it S3 tells no more than that part's.
+static void add_checksum(struct s3s_call *call)
+{
+    struct s3s_answer *answer = &call->answer;
+    if (answer->length != answer->object->size_bytes)
+        return;
+    if (s3s_call_hit(call, S3S_FAULT_WRONG_SUM))
+        s3s_text_puts(&answer->headers, "x-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\n"
+                                        "x-amz-checksum-type: FULL_OBJECT\r\n");
+    else if (s3s_call_hit(call, S3S_FAULT_COMPOSITE_SUM))
+        s3s_text_puts(&answer->headers, "x-amz-checksum-crc32c: AAAAAA==-3\r\n"
+                                        "x-amz-checksum-type: COMPOSITE\r\n");
+    else if (!s3s_call_hit(call, S3S_FAULT_NO_SUM))
+        s3s_text_puts(&answer->headers, answer->object->checksum);
+}
+
 enum s3s_code s3s_get_object(struct s3s_call *call)
 {
     struct s3s_answer *answer = &call->answer;
@@ -187,8 +209,7 @@ enum s3s_code s3s_get_object(struct s3s_call *call)
     s3s_text_time_http(&answer->headers, object->modified_s);
     s3s_text_puts(&answer->headers, "\r\nAccept-Ranges: bytes\r\n");
     s3s_text_puts(&answer->headers, object->headers);
-    if (object->checksum && !range &&
-        s3s_request_header(&call->request, "x-amz-checksum-mode"))
-        s3s_text_puts(&answer->headers, object->checksum);
+    if (object->checksum && s3s_request_header(&call->request, "x-amz-checksum-mode"))
+        add_checksum(call);
     return S3S_OK;
 }

@@ -187,11 +187,16 @@ static bool bucket_holds_at(const struct s3s_bucket *bucket, size_t at, struct s
 }
 
 enum s3s_code s3s_store_put_locked(struct s3s_bucket *bucket, struct s3s_object *object,
-                                   bool if_absent)
+                                   struct s3s_condition condition)
 {
     size_t at = s3s_bucket_lower_bound(bucket, s3s_object_key(object));
-    if (bucket_holds_at(bucket, at, s3s_object_key(object))) {
-        if (if_absent)
+    bool exists = bucket_holds_at(bucket, at, s3s_object_key(object));
+    if (condition.if_match && !exists)
+        return S3S_NO_SUCH_KEY;
+    if (condition.if_match && !s3s_etag_is_named(*condition.if_match, bucket->objects[at]->etag))
+        return S3S_PRECONDITION;
+    if (exists) {
+        if (condition.if_absent)
             return S3S_PRECONDITION;
         s3s_object_release(bucket->objects[at]);
         bucket->objects[at] = object;
@@ -210,12 +215,12 @@ enum s3s_code s3s_store_put_locked(struct s3s_bucket *bucket, struct s3s_object 
 }
 
 enum s3s_code s3s_store_put(struct s3s_store *store, struct s3s_span name,
-                            struct s3s_object *object, bool if_absent)
+                            struct s3s_object *object, struct s3s_condition condition)
 {
     pthread_mutex_lock(&store->mutex);
     struct s3s_bucket *bucket = s3s_store_bucket_locked(store, name);
     enum s3s_code code =
-        bucket ? s3s_store_put_locked(bucket, object, if_absent) : S3S_NO_SUCH_BUCKET;
+        bucket ? s3s_store_put_locked(bucket, object, condition) : S3S_NO_SUCH_BUCKET;
     pthread_mutex_unlock(&store->mutex);
     return code;
 }

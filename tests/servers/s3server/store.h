@@ -97,11 +97,18 @@ struct s3s_span s3s_object_key(const struct s3s_object *object);
 struct s3s_object *s3s_object_new(struct s3s_pool *pool, struct s3s_span key,
                                   const char *headers);
 void s3s_object_release(struct s3s_object *object);
+// What must hold for a write; zeroed: nothing.
+struct s3s_condition {
+    bool if_absent;
+    const struct s3s_span *if_match; // this ETag, quoted or not
+};
+// Whether an If-(None-)Match list names this ETag, quoted or not.
+bool s3s_etag_is_named(struct s3s_span list, const char *etag);
 // A published object belongs to the store; after an error it is still the caller's.
 enum s3s_code s3s_store_put(struct s3s_store *store, struct s3s_span bucket,
-                            struct s3s_object *object, bool if_absent);
+                            struct s3s_object *object, struct s3s_condition condition);
 enum s3s_code s3s_store_put_locked(struct s3s_bucket *bucket, struct s3s_object *object,
-                                   bool if_absent);
+                                   struct s3s_condition condition);
 enum s3s_code s3s_store_acquire(struct s3s_store *store, struct s3s_span bucket,
                                 struct s3s_span key, struct s3s_object **object);
 enum s3s_code s3s_store_delete(struct s3s_store *store, struct s3s_span bucket,
@@ -121,7 +128,7 @@ struct s3s_wanted_part { // one <Part> of a completion
 
 // What a completion asks for besides its parts.
 struct s3s_completion {
-    bool if_absent;
+    struct s3s_condition condition;
     const struct s3s_checksum *checksum; // of the whole object; NULL: none is told
     struct s3s_span checksum_value;
 };
