@@ -32,6 +32,8 @@ from s3dlio_np._native import ObjectReader, ObjectWriter
 from s3dlio_np._npz import DamagedMemberError, NpzFile
 from s3dlio_np._objects import (
     ObjectInfo,
+    ObjectStat,
+    Verification,
     delete,
     exists,
     get_bytes,
@@ -40,6 +42,7 @@ from s3dlio_np._objects import (
     list,
     put,
     stat,
+    verify,
 )
 from s3dlio_np._open import PyObjectStream, S3OutputStream, WriteResult, open, open_stream
 from s3dlio_np._options import WriterOptions
@@ -59,10 +62,12 @@ __all__ = [
     "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectReader",
+    "ObjectStat",
     "ObjectWriter",
     "PyObjectStream",
     "S3OutputStream",
     "StorageError",
+    "Verification",
     "WriteResult",
     "WriterOptions",
     "__version__",
@@ -90,4 +95,5 @@ __all__ = [
     "savez_compressed",
     "stat",
     "stats",
+    "verify",
 ]

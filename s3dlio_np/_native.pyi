@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, Protocol, SupportsIndex, overload
 
 from typing_extensions import Self
 
-from s3dlio_np._objects import ObjectInfo
+from s3dlio_np._objects import ObjectInfo, ObjectStat
 from s3dlio_np._open import WriteResult
 from s3dlio_np._typing import AnyBuffer, HasEncode, HasToBytes, Uri
 
@@ -106,7 +106,13 @@ class ObjectWriter(io.BufferedIOBase, BinaryIO):
     def stored_bytes(self) -> int: ...
 
 def refer(stream: ObjectWriter, data: AnyBuffer | HasToBytes, /) -> int: ...
-def stat(uri: Uri) -> ObjectInfo: ...
+def stat(uri: Uri) -> ObjectStat: ...
+def verify(
+    uri: Uri,
+    *,
+    part_size: SupportsIndex | None = None,
+    max_concurrency: SupportsIndex | None = None,
+) -> tuple[str, int, str, str, str, str] | None: ...
 def delete(uri: Uri) -> None: ...
 def list(uri: Uri) -> builtins.list[ObjectInfo]: ...
 def get_into(

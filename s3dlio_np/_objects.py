@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
@@ -24,12 +25,58 @@ class ObjectInfo(TypedDict):
     uri: str
 
 
-def stat(uri: Uri) -> ObjectInfo:
-    """Size in bytes, ETag and time of an object, by one request.
+class ObjectStat(ObjectInfo):
+    """What stat() tells besides: the checksum of all bytes, as "crc64nvme:VALUE", VALUE in base64."""
+
+    checksum: str | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verify() found. stored, computed: base64 of the checksum's bytes, the highest first."""
+
+    uri: str
+    size: int
+    etag: str
+    algorithm: str
+    stored: str
+    computed: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the object's bytes are those that were stored."""
+        return self.stored == self.computed
+
+
+def stat(uri: Uri) -> ObjectStat:
+    """Size in bytes, ETag, time and checksum of an object, by one request.
+
+    checksum: None where none is kept with the object, where it is not one of all its bytes, and where
+    an S3 store was not asked, because AWS_RESPONSE_CHECKSUM_VALIDATION says when_required. verify()
+    asks in any case.
 
     Raises FileNotFoundError, PermissionError or another StorageError; ValueError for a wrong URI.
     """
     return _native.stat(uri)
+
+
+def verify(
+    uri: Uri, *, part_size: int | None = None, max_concurrency: int | None = None
+) -> Verification | None:
+    """Reads an object again and compares its bytes with the checksum that is kept with it.
+
+    The checksum is the store's own for S3 (CRC64NVME, CRC32C or CRC32 of the full object) and that of
+    WriterOptions(checksum=) for local files. Asks for it whatever AWS_RESPONSE_CHECKSUM_VALIDATION
+    says. part_size (bytes), max_concurrency: as for open(). The object passes through the engine's
+    buffers in order; memory does not grow with its size.
+
+    Returns what was found: look at .ok, nothing is raised for bytes that differ. None when there is
+    nothing to compare with: no checksum is kept, or only one of an upload's parts (COMPOSITE).
+    Compressed objects are summed up as they are stored. Raises ObjectChangedError when the object was
+    replaced meanwhile, else what open() raises.
+    """
+    found = _native.verify(uri, part_size=part_size, max_concurrency=max_concurrency)
+    return None if found is None else Verification(*found)
 
 
 def exists(uri: Uri) -> bool:

@@ -85,6 +85,23 @@ static bool is(struct text name, const char *wanted)
     return name.length == strlen(wanted) && strncasecmp(name.start, wanted, name.length) == 0;
 }
 
+/* A value that is cut off would be another one: it counts as absent. */
+static void take_checksum(struct s3d_http_answer *answer, struct text name, struct text value)
+{
+    static const char *const names[S3D_SUM_KINDS] = {
+        "x-amz-checksum-crc64nvme", "x-amz-checksum-crc32c", "x-amz-checksum-crc32"};
+    for (size_t i = 0; i < S3D_SUM_KINDS; i++) {
+        if (is(name, names[i]) && !s3d_copy_text(answer->checksums[i], sizeof answer->checksums[i],
+                                                 value.start, value.length)) {
+            answer->checksums[i][0] = '\0';
+        }
+    }
+    if (is(name, "x-amz-checksum-type")) {
+        s3d_copy_text(answer->checksum_type, sizeof answer->checksum_type, value.start,
+                      value.length);
+    }
+}
+
 static void take_header(struct s3d_http_answer *answer, struct text name, struct text value)
 {
     if (is(name, "content-length")) {
@@ -106,6 +123,8 @@ static void take_header(struct s3d_http_answer *answer, struct text name, struct
         s3d_copy_text(answer->request_id, sizeof answer->request_id, value.start, value.length);
     } else if (is(name, "x-amz-bucket-region")) {
         s3d_copy_text(answer->region, sizeof answer->region, value.start, value.length);
+    } else {
+        take_checksum(answer, name, value);
     }
 }
 

@@ -3,6 +3,7 @@
 #include "backends/auth.h"
 #include "backends/backends.h"
 #include "backends/host.h"
+#include "backends/sums.h"
 #include "core/config.h"
 #include "core/mem.h"
 
@@ -182,6 +183,39 @@ static enum s3d_code set_address(struct s3d_s3_store *store, const struct s3d_co
     return code ? code : set_path(store, bucket, virtual, error);
 }
 
+/* One of the two settings about checksums; profiles have them, too, in lower case. */
+static enum s3d_code checksum_setting(const struct s3d_config *config, const char *setting,
+                                      const char *name, const char *profile_name,
+                                      bool custom_endpoint, bool *supported,
+                                      struct s3d_error *error)
+{
+    char *value = NULL;
+    enum s3d_code code = setting_or_profile(config, setting, profile_name, &value, error);
+    if (!code) {
+        code = s3d_s3_checksum_setting(name, value, custom_endpoint, supported, error);
+    }
+    s3d_free(value);
+    return code;
+}
+
+static enum s3d_code set_checksums(struct s3d_s3_store *store, const struct s3d_config *config,
+                                   bool custom_endpoint, struct s3d_error *error)
+{
+    bool sends = false, checks = false;
+    enum s3d_code code = checksum_setting(config, config->checksum_calculation,
+                                          "AWS_REQUEST_CHECKSUM_CALCULATION",
+                                          "request_checksum_calculation", custom_endpoint, &sends,
+                                          error);
+    if (!code) {
+        code = checksum_setting(config, config->checksum_validation,
+                                "AWS_RESPONSE_CHECKSUM_VALIDATION",
+                                "response_checksum_validation", custom_endpoint, &checks, error);
+    }
+    store->checksum = sends ? S3D_CHECKSUM_CRC64NVME : S3D_CHECKSUM_NONE;
+    store->http.base.check_kinds = checks ? s3d_sum_kinds : NULL;
+    return code;
+}
+
 static enum s3d_code set_endpoint(struct s3d_s3_store *store, const struct s3d_config *config,
                                   const char *bucket, struct s3d_error *error)
 {
@@ -194,8 +228,7 @@ static enum s3d_code set_endpoint(struct s3d_s3_store *store, const struct s3d_c
         code = set_address(store, config, endpoint, region ? region : "us-east-1", bucket, error);
     }
     if (!code) {
-        code = s3d_s3_checksum_default(config->checksum_calculation, endpoint != NULL,
-                                       &store->checksum, error);
+        code = set_checksums(store, config, endpoint != NULL, error);
     }
     s3d_free(endpoint);
     s3d_free(region);

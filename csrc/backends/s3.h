@@ -43,21 +43,27 @@ S3D_MUST_USE enum s3d_code s3d_s3_finish(struct s3d_request *request,
  * The checksum of one request's body, or of the object that it completes.
  * Source: Amazon S3 User Guide, "Checking object integrity", full-object checksums.
  */
-enum { S3D_S3_CHECKSUM_TEXT = 16 };
 struct s3d_s3_checksum {
     const char *header;    /* x-amz-checksum-...; NULL: none is sent */
     const char *algorithm; /* of a created upload; NULL: not to be named */
     bool of_object;        /* the object's as a whole, not a part's */
-    char value[S3D_S3_CHECKSUM_TEXT];
+    char value[S3D_SUM_TEXT];
 };
 /* Reads the body once; its sum is the request's result.checksum. */
 void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checksum);
 /* The element for one part of a CompleteMultipartUpload. */
 void s3d_s3_checksum_xml(const struct s3d_request *request, const struct s3d_part *part,
                          struct s3d_str *text);
-/* What the setting (nullable) means: stores that are not Amazon's are not expected to know them. */
-S3D_MUST_USE enum s3d_code s3d_s3_checksum_default(const char *calculation, bool custom_endpoint,
-                                                   enum s3d_checksum *checksum,
+/* Whether the object's own checksum is to be asked for. */
+bool s3d_s3_checksum_wanted(const struct s3d_request *request);
+/* Takes it from an answer that tells it; composite ones (of a multipart upload's parts) cannot be
+ * compared and count as none. */
+void s3d_s3_checksum_take(const struct s3d_request *request,
+                          const struct s3d_http_answer *answer, struct s3d_object *object);
+/* What a setting (value nullable) means: stores that are not Amazon's are not expected to know
+ * checksums. */
+S3D_MUST_USE enum s3d_code s3d_s3_checksum_setting(const char *name, const char *value,
+                                                   bool custom_endpoint, bool *supported,
                                                    struct s3d_error *error);
 
 #endif

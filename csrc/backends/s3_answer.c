@@ -9,6 +9,7 @@ static void take_object(struct s3d_request *request, const struct s3d_http_answe
     memcpy(object->etag, answer->etag, sizeof object->etag);
     memcpy(object->content_encoding, answer->content_encoding, sizeof object->content_encoding);
     object->modified_s = answer->modified_s;
+    s3d_s3_checksum_take(request, answer, object);
 }
 
 static enum s3d_code check_range(struct s3d_request *request, const struct s3d_http_answer *answer,

@@ -1,95 +1,35 @@
-#include "backends/auth.h"
 #include "backends/s3.h"
-#include "formats/crc.h"
-#include "formats/crc64.h"
+#include "backends/sums.h"
 
+#include <string.h>
 #include <strings.h>
 
-/* A CRC of either width, in 64 bits. */
-typedef uint64_t update_function(uint64_t crc, const void *data, size_t length);
-typedef uint64_t combine_function(uint64_t crc_a, uint64_t crc_b, uint64_t length_b_bytes);
-
-static uint64_t crc32_update(uint64_t crc, const void *data, size_t length)
-{
-    return s3d_crc32((uint32_t)crc, data, length);
-}
-
-static uint64_t crc32_combine(uint64_t a, uint64_t b, uint64_t length_b)
-{
-    return s3d_crc32_combine((uint32_t)a, (uint32_t)b, length_b);
-}
-
-static uint64_t crc32c_update(uint64_t crc, const void *data, size_t length)
-{
-    return s3d_crc32c((uint32_t)crc, data, length);
-}
-
-static uint64_t crc32c_combine(uint64_t a, uint64_t b, uint64_t length_b)
-{
-    return s3d_crc32c_combine((uint32_t)a, (uint32_t)b, length_b);
-}
-
+/* What S3 calls them. */
 static const struct kind {
     const char *header, *algorithm, *element;
-    size_t bytes;
-    update_function *update;
-    combine_function *combine;
 } kinds[] = {
-    [S3D_CHECKSUM_CRC32] = {"x-amz-checksum-crc32", "CRC32", "ChecksumCRC32", 4, crc32_update,
-                            crc32_combine},
-    [S3D_CHECKSUM_CRC32C] = {"x-amz-checksum-crc32c", "CRC32C", "ChecksumCRC32C", 4,
-                             crc32c_update, crc32c_combine},
-    [S3D_CHECKSUM_CRC64NVME] = {"x-amz-checksum-crc64nvme", "CRC64NVME", "ChecksumCRC64NVME", 8,
-                                s3d_crc64, s3d_crc64_combine},
+    [S3D_CHECKSUM_CRC32] = {"x-amz-checksum-crc32", "CRC32", "ChecksumCRC32"},
+    [S3D_CHECKSUM_CRC32C] = {"x-amz-checksum-crc32c", "CRC32C", "ChecksumCRC32C"},
+    [S3D_CHECKSUM_CRC64NVME] = {"x-amz-checksum-crc64nvme", "CRC64NVME", "ChecksumCRC64NVME"},
 };
 
-/* NULL: no checksum. */
-static const struct kind *kind_of(const struct s3d_request *request)
+/* DEFAULT becomes what it stands for. */
+static enum s3d_checksum checksum_of(const struct s3d_request *request)
 {
     enum s3d_checksum checksum =
         request->options ? request->options->checksum : S3D_CHECKSUM_NONE;
-    if (checksum == S3D_CHECKSUM_DEFAULT) {
-        checksum = s3d_s3_store_of(request)->checksum;
-    }
-    return checksum == S3D_CHECKSUM_DEFAULT || checksum == S3D_CHECKSUM_NONE ? NULL
-                                                                             : &kinds[checksum];
-}
-
-/* As S3 writes it: base64 of the value's bytes, the highest first. */
-static void write_value(const struct kind *kind, uint64_t value, char text[S3D_S3_CHECKSUM_TEXT])
-{
-    unsigned char bytes[8];
-    for (size_t i = 0; i < kind->bytes; i++) {
-        bytes[i] = (unsigned char)(value >> (8 * (kind->bytes - 1 - i)));
-    }
-    s3d_base64(text, bytes, kind->bytes);
-}
-
-static uint64_t sum_spans(const struct kind *kind, const struct s3d_request *request)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < request->span_count; i++) {
-        sum = kind->update(sum, request->spans[i].data, request->spans[i].length_bytes);
-    }
-    return sum;
-}
-
-static uint64_t sum_parts(const struct kind *kind, const struct s3d_request *request)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < request->part_count; i++) {
-        sum = kind->combine(sum, request->parts[i].checksum, request->parts[i].size_bytes);
-    }
-    return sum;
+    return checksum == S3D_CHECKSUM_DEFAULT ? s3d_s3_store_of(request)->checksum : checksum;
 }
 
 void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checksum)
 {
-    const struct kind *kind = kind_of(request);
+    enum s3d_checksum which = checksum_of(request);
+    const struct s3d_sum_kind *sum = s3d_sum_kind(which);
     *checksum = (struct s3d_s3_checksum){0};
-    if (!kind) {
+    if (!sum) {
         return;
     }
+    const struct kind *kind = &kinds[which];
     switch (request->verb) {
     case S3D_VERB_UPLOAD_CREATE:
         checksum->algorithm = kind->algorithm;
@@ -98,13 +38,13 @@ void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checks
     case S3D_VERB_UPLOAD_COMPLETE:
         checksum->header = kind->header;
         checksum->of_object = true;
-        write_value(kind, sum_parts(kind, request), checksum->value);
+        sum->write(s3d_sum_parts(sum, request), checksum->value);
         break;
     case S3D_VERB_PUT:
     case S3D_VERB_UPLOAD_PART:
         checksum->header = kind->header;
-        request->result.checksum = sum_spans(kind, request);
-        write_value(kind, request->result.checksum, checksum->value);
+        request->result.checksum = s3d_sum_spans(sum, request);
+        sum->write(request->result.checksum, checksum->value);
         break;
     case S3D_VERB_STAT:
     case S3D_VERB_GET:
@@ -117,28 +57,62 @@ void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checks
 void s3d_s3_checksum_xml(const struct s3d_request *request, const struct s3d_part *part,
                          struct s3d_str *text)
 {
-    const struct kind *kind = kind_of(request);
-    if (kind) {
-        char value[S3D_S3_CHECKSUM_TEXT];
-        write_value(kind, part->checksum, value);
-        s3d_str_add_format(text, "<%s>%s</%s>", kind->element, value, kind->element);
+    enum s3d_checksum which = checksum_of(request);
+    const struct s3d_sum_kind *sum = s3d_sum_kind(which);
+    if (sum) {
+        char value[S3D_SUM_TEXT];
+        sum->write(part->checksum, value);
+        s3d_str_add_format(text, "<%s>%s</%s>", kinds[which].element, value,
+                           kinds[which].element);
     }
 }
 
-enum s3d_code s3d_s3_checksum_default(const char *calculation, bool custom_endpoint,
-                                      enum s3d_checksum *checksum, struct s3d_error *error)
+/* Whether an answer is about the object as a whole: what comes with any other range may be the sum of
+ * a part. */
+static bool is_of_object(const struct s3d_request *request, const struct s3d_http_answer *answer)
 {
-    bool supported = !custom_endpoint;
-    if (calculation && strcasecmp(calculation, "when_supported") == 0) {
-        supported = true;
-    } else if (calculation && strcasecmp(calculation, "when_required") == 0) {
-        supported = false;
-    } else if (calculation) {
-        return s3d_fail(error, S3D_INVALID,
-                        "AWS_REQUEST_CHECKSUM_CALCULATION is \"%.32s\", but must be "
-                        "when_supported or when_required",
-                        calculation);
+    return request->verb == S3D_VERB_STAT || answer->status == 200 ||
+           (answer->status == 206 && answer->range_first == 0 &&
+            answer->range_last + 1 == answer->range_total);
+}
+
+bool s3d_s3_checksum_wanted(const struct s3d_request *request)
+{
+    return (request->verb == S3D_VERB_GET && request->store->check_kinds) ||
+           (request->verb == S3D_VERB_STAT &&
+            (request->wants_sum || request->store->check_kinds));
+}
+
+void s3d_s3_checksum_take(const struct s3d_request *request,
+                          const struct s3d_http_answer *answer, struct s3d_object *object)
+{
+    object->sum_kind = NULL;
+    if (!s3d_s3_checksum_wanted(request) || !is_of_object(request, answer) ||
+        strcasecmp(answer->checksum_type, "COMPOSITE") == 0) {
+        return;
     }
-    *checksum = supported ? S3D_CHECKSUM_CRC64NVME : S3D_CHECKSUM_NONE;
+    for (size_t i = 0; i < S3D_SUM_KINDS && !object->sum_kind; i++) {
+        const char *value = answer->checksums[i];
+        /* "VALUE-PARTS" is composite, too, where nobody tells the type. */
+        if (value[0] && !strchr(value, '-')) {
+            object->sum_kind = s3d_sum_kinds[i];
+            memcpy(object->sum, value, sizeof object->sum);
+        }
+    }
+}
+
+enum s3d_code s3d_s3_checksum_setting(const char *name, const char *value, bool custom_endpoint,
+                                      bool *supported, struct s3d_error *error)
+{
+    *supported = !custom_endpoint;
+    if (value && strcasecmp(value, "when_supported") == 0) {
+        *supported = true;
+    } else if (value && strcasecmp(value, "when_required") == 0) {
+        *supported = false;
+    } else if (value) {
+        return s3d_fail(error, S3D_INVALID,
+                        "%s is \"%.32s\", but must be when_supported or when_required", name,
+                        value);
+    }
     return S3D_OK;
 }

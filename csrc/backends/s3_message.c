@@ -263,6 +263,9 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
     if (request->options) {
         code = check_options(request->options, error);
         if (!code) {
+    if (s3d_s3_checksum_wanted(request)) {
+        header_add(&signing->set, "x-amz-checksum-mode", "ENABLED");
+    }
             metadata_names(request->options, &signing->metadata_names);
             code = s3d_str_check(&signing->metadata_names, error);
         }

@@ -58,6 +58,17 @@ static int open_only_target(struct bind_target *target, PyObject *module, PyObje
     return bind_target_open(target, PyModule_GetState(module), uri, object);
 }
 
+/* "crc64nvme:VALUE", or None. 0 or -1. */
+static int add_checksum(PyObject *dict, const struct s3d_object *object)
+{
+    PyObject *text = object->sum_kind
+                         ? PyUnicode_FromFormat("%s:%s", object->sum_kind->name, object->sum)
+                         : Py_NewRef(Py_None);
+    int failed = text ? PyDict_SetItemString(dict, "checksum", text) : -1;
+    Py_XDECREF(text);
+    return failed;
+}
+
 PyObject *bind_stat(PyObject *module, PyObject *args, PyObject *keywords)
 {
     struct bind_target target;
@@ -69,6 +80,9 @@ PyObject *bind_stat(PyObject *module, PyObject *args, PyObject *keywords)
     struct s3d_call *call = bind_request_new(state, &target, S3D_VERB_STAT);
     if (call && !bind_request_run(state, &target, call)) {
         result = dict_of(&call->request.result.object, Py_NewRef(target.name));
+        if (result && add_checksum(result, &call->request.result.object)) {
+            Py_CLEAR(result);
+        }
     }
     bind_request_free(call);
     bind_target_fini(&target);

@@ -1,5 +1,5 @@
 /* The module's functions: requests without a stream (calls.c), whole objects into memory
- * (gets.c), settings and counters (settings.c). Python's wrappers in s3dlio_np document
+ * (gets.c), their checksums (verify.c), settings and counters (settings.c). Python's wrappers in s3dlio_np document
  * them. */
 #ifndef S3D_BIND_CALLS_H
 #define S3D_BIND_CALLS_H
@@ -13,6 +13,7 @@ PyObject *bind_list(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *bind_get_view(PyObject *module, PyObject *args, PyObject *keywords);
+PyObject *bind_verify(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *bind_configure(PyObject *module, PyObject *args, PyObject *keywords);
 /* METH_NOARGS */
 PyObject *bind_stats(PyObject *module, PyObject *ignored);

@@ -19,12 +19,26 @@ struct source {
     const struct bind_target *target;
     const struct bind_transfer *transfer;
     const char *etag;   /* NULL or "": any version */
+    const struct s3d_object *known; /* what a request before has told; NULL: there was none */
     int64_t latency_us; /* of a request before; 0: there was none */
 };
 
 static enum s3d_code step_get(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
     return s3d_get_wait_all(context, timeout_ms, error);
+}
+
+/* For what may be all of the object. */
+static enum s3d_code start_check(const struct source *source, const struct s3d_segment *segment,
+                                 struct s3d_check **check, struct s3d_error *error)
+{
+    const struct s3d_object *known = source->known;
+    if (segment->offset_bytes || (known && known->size_bytes != segment->length_bytes)) {
+        return S3D_OK;
+    }
+    enum s3d_code code =
+        s3d_check_new(check, source->target->store, source->target->uri.key, error);
+    return code || !known ? code : s3d_check_learn(*check, known, error);
 }
 
 static enum s3d_code start_get(struct s3d_get **get, const struct source *source,
@@ -40,8 +54,13 @@ static enum s3d_code start_get(struct s3d_get **get, const struct source *source
         .concurrency = whole ? 1 : source->transfer->concurrency,
         .latency_us = source->latency_us,
         .if_match = source->etag && source->etag[0] ? source->etag : NULL,
+        .is_all_if_whole = true,
+        .ends_check = true,
     };
-    return s3d_get_new(get, source->target->store, &plan, error);
+    enum s3d_code code = start_check(source, segment, &plan.check, error);
+    code = code ? code : s3d_get_new(get, source->target->store, &plan, error);
+    s3d_check_release(plan.check); /* the get has its own */
+    return code;
 }
 
 /* Reads a range into data; afterwards nothing writes there. *seen: what it was of. AGAIN: a Python
@@ -221,7 +240,8 @@ static PyObject *get_into_view(const struct bind_state *state, const struct bind
     if (is_inflated(a, &object)) {
         return inflate_into(state, target, a, view, bytes);
     }
-    struct source source = {target, &transfer, object.etag, 0};
+    struct s3d_object known = object;
+    struct source source = {target, &transfer, known.etag, known.etag[0] ? &known : NULL, 0};
     struct s3d_error error;
     if (check_room(target, bytes, view)) {
         return NULL;
@@ -479,7 +499,8 @@ static PyObject *get_sized(const struct whole *whole)
         data = PyBytes_AS_STRING(memory);
     }
     single.threshold_bytes = UINT64_MAX;
-    struct source source = {whole->target, &single, object.etag, 0};
+    struct s3d_object known = object;
+    struct source source = {whole->target, &single, known.etag, &known, 0};
     struct s3d_error error;
     if (memory && judge(whole, try_get(&source, data, 0, size, &object, &error), &error)) {
         Py_CLEAR(memory);

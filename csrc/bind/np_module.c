@@ -46,6 +46,8 @@ static PyMethodDef methods[] = {
      "get_bytes(uri, *, concurrent=None, part_size=None, max_concurrency=None)"},
     {"get_view", WITH_KEYWORDS(bind_get_view), METH_VARARGS | METH_KEYWORDS,
      "get_view(uri, *, writable=False, concurrent=None, part_size=None, max_concurrency=None)"},
+    {"verify", WITH_KEYWORDS(bind_verify), METH_VARARGS | METH_KEYWORDS,
+     "verify(uri, *, part_size=None, max_concurrency=None)"},
     {"configure", WITH_KEYWORDS(bind_configure), METH_VARARGS | METH_KEYWORDS,
      "configure(field, value)"},
     {"credentials_open", bind_credentials_open, METH_NOARGS,

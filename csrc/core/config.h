@@ -61,7 +61,8 @@
     X(sse_bucket_key, "S3DLIO_SSE_BUCKET_KEY\0")                                                   \
     X(sse_customer_key, "S3DLIO_SSE_CUSTOMER_KEY\0")                                               \
     /* when_supported, when_required */                                                            \
-    X(checksum_calculation, "AWS_REQUEST_CHECKSUM_CALCULATION\0")
+    X(checksum_calculation, "AWS_REQUEST_CHECKSUM_CALCULATION\0")                                   \
+    X(checksum_validation, "AWS_RESPONSE_CHECKSUM_VALIDATION\0")
 
 struct s3d_config {
 #define X(field, variable, fallback, minimum, maximum) uint64_t field;

@@ -48,6 +48,9 @@ struct s3d_get {
     char *if_match;
     s3d_get_piece *piece;
     void *context;
+    struct s3d_check *check;
+    uint64_t check_from_bytes;
+    bool is_all_if_whole, ends_check;
     bool fresh;
     struct s3d_segment *segments;
     size_t segment_count;
@@ -310,6 +313,34 @@ static enum s3d_code tell_pieces(const struct slot *slot, struct s3d_error *erro
     return code;
 }
 
+/* The first answer tells what the check compares with, or that the object is longer than what is read. */
+static enum s3d_code begin_check(struct s3d_get *get, const struct s3d_object *object,
+                                 struct s3d_error *error)
+{
+    if (get->is_all_if_whole &&
+        object->size_bytes != segment_end(&get->segments[get->segment_count - 1])) {
+        s3d_check_drop(get->check);
+    }
+    return s3d_check_learn(get->check, object, error);
+}
+
+/* Adds what a finished range brought; there are no gaps, so the spans follow each other. */
+static enum s3d_code add_to_check(const struct s3d_get *get, const struct slot *slot,
+                                  struct s3d_error *error)
+{
+    const struct s3d_request *request = &slot->request;
+    uint64_t at = request->offset_bytes, from = get->check_from_bytes;
+    enum s3d_code code = S3D_OK;
+    for (size_t i = 0; !code && i < request->span_count; i++) {
+        const struct s3d_span *span = &request->spans[i];
+        uint64_t skip = at < from ? least(from - at, span->length_bytes) : 0;
+        code = s3d_check_add(get->check, at + skip, span->data + skip, span->length_bytes - skip,
+                             error);
+        at += span->length_bytes;
+    }
+    return code;
+}
+
 /* Looks at a finished range before anybody may rely on its bytes. */
 static enum s3d_code accept_range(struct s3d_get *get, const struct slot *slot,
                                   struct s3d_error *error)
@@ -322,6 +353,10 @@ static enum s3d_code accept_range(struct s3d_get *get, const struct slot *slot,
     }
     s3d_latch_unlock(&get->latch);
     enum s3d_code code = check_range(get, slot, seen, error);
+    if (!code && get->check) {
+        code = begin_check(get, &slot->request.result.object, error);
+        code = code ? code : add_to_check(get, slot, error);
+    }
     return code || !get->piece ? code : tell_pieces(slot, error);
 }
 
@@ -409,6 +444,10 @@ static enum s3d_code get_init(struct s3d_get *get, const struct s3d_get_plan *pl
 {
     get->piece = plan->piece;
     get->context = plan->context;
+    get->check = s3d_check_acquire(plan->check);
+    get->check_from_bytes = plan->check_from_bytes;
+    get->is_all_if_whole = plan->is_all_if_whole;
+    get->ends_check = plan->ends_check;
     get->fresh = plan->fresh;
     get->key = s3d_copy_string(plan->key);
     get->if_match = s3d_copy_string(plan->if_match);
@@ -443,6 +482,7 @@ static void get_destroy(struct s3d_get *get)
         s3d_free(get->slots[i].gap);
     }
     s3d_latch_fini(&get->latch);
+    s3d_check_release(get->check);
     s3d_store_release(get->store);
     s3d_free(get->key);
     s3d_free(get->if_match);
@@ -525,6 +565,22 @@ static bool is_ready_locked(const struct s3d_get *get, uint64_t start, uint64_t 
     return true;
 }
 
+/* All ranges are there: what is left is to compare. */
+static enum s3d_code end_check(struct s3d_get *get, int64_t deadline_ms, struct s3d_error *error)
+{
+    struct s3d_error own = {0};
+    int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
+    enum s3d_code code = s3d_check_end(get->check, get->object.size_bytes,
+                                       deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, &own);
+    if (code && code != S3D_AGAIN) {
+        s3d_latch_lock(&get->latch);
+        fail_locked(get, &own);
+        s3d_latch_unlock(&get->latch);
+        s3d_error_copy(error, &own);
+    }
+    return code;
+}
+
 enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_t count, int64_t timeout_ms,
                            struct s3d_error *error)
 {
@@ -548,8 +604,9 @@ enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_t count, int6
     } else {
         code = ready || is_ready_locked(get, start, end) ? S3D_OK : S3D_AGAIN;
     }
+    bool ends = !code && get->check && get->ends_check && is_ready_locked(get, 0, UINT64_MAX);
     s3d_latch_unlock(&get->latch);
-    return code;
+    return ends ? end_check(get, deadline_ms, error) : code;
 }
 
 enum s3d_code s3d_get_wait_all(struct s3d_get *get, int64_t timeout_ms, struct s3d_error *error)

@@ -11,6 +11,7 @@
 #ifndef S3D_CORE_GET_H
 #define S3D_CORE_GET_H
 
+#include "core/check.h"
 #include "core/store.h"
 
 struct s3d_get;
@@ -41,6 +42,12 @@ struct s3d_get_plan {
     const char *if_match; /* copied; NULL: whatever version answers first */
     s3d_get_piece *piece; /* NULL: nobody wants to know */
     void *context;        /* for piece */
+    /* Nullable; the get takes a reference of its own. What it reads from check_from_bytes on, without
+     * gaps to the last segment's end, is added to the check. */
+    struct s3d_check *check;
+    uint64_t check_from_bytes;
+    bool is_all_if_whole; /* the check counts only if the object ends with the last segment */
+    bool ends_check; /* the wait that finds all segments there ends the check as well */
 };
 
 /* Starts it. Holds a reference to the store. */

@@ -13,7 +13,8 @@ enum {
     BLOCK_MIN_BYTES = 256 * 1024,
     HISTORY_BLOCKS = 2,             /* consumed ones kept for backward seeks */
     DIRECT_MIN_BYTES = 1024 * 1024, /* from here on a read goes straight to its destination */
-    NEAR_BYTES = 64 * 1024          /* a skip that still counts as sequential */
+    NEAR_BYTES = 64 * 1024,         /* a skip that still counts as sequential */
+    LOOK_BYTES = 64 * 1024          /* more than a look at what kind of file it is */
 };
 
 enum block_state { BLOCK_EMPTY, BLOCK_LOADING, BLOCK_READY, BLOCK_FAILED };
@@ -51,6 +52,9 @@ struct s3d_reader {
     bool in_read;           /* a read returned AGAIN and will be called again */
     struct s3d_get *direct; /* under way into the read's destination */
     uint64_t direct_bytes;
+    struct s3d_check *check; /* NULL: none is wanted, or it can no longer be */
+    uint64_t checked_to;     /* how far what was read in order has been added to it */
+    bool direct_is_checked;  /* the direct range adds itself */
     /* once open */
     bool open;
     bool far; /* each request costs a long wait */
@@ -151,6 +155,12 @@ static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_rea
     if (!reader->key || !reader->tail || !reader->blocks) {
         return s3d_fail_memory(error, reader->block_count * sizeof *reader->blocks);
     }
+    if (!plan->unchecked) {
+        enum s3d_code code = s3d_check_new(&reader->check, reader->store, plan->key, error);
+        if (code) {
+            return code;
+        }
+    }
     for (size_t i = 0; i < reader->block_count; i++) {
         struct block *block = &reader->blocks[i];
         block->reader = reader;
@@ -181,6 +191,7 @@ static void reader_destroy(struct s3d_reader *reader)
                         reader->blocks[i].capacity_bytes);
     }
     s3d_latch_fini(&reader->latch);
+    s3d_check_release(reader->check);
     s3d_store_release(reader->store);
     s3d_free(reader->key);
     s3d_free(reader->tail);
@@ -226,6 +237,63 @@ static bool wait_opening(struct s3d_reader *reader, int64_t deadline_ms)
     bool ended = !reader->opening_active;
     s3d_latch_unlock(&reader->latch);
     return ended;
+}
+
+/* ---- checking ---- */
+
+static void give_up_check(struct s3d_reader *reader)
+{
+    s3d_check_release(reader->check);
+    reader->check = NULL;
+}
+
+/* Bytes at `offset` go to the caller: those that go on where the last ones ended are added. */
+static enum s3d_code check_bytes(struct s3d_reader *reader, const struct s3d_object *object,
+                                 uint64_t offset, const char *data, uint64_t length,
+                                 struct s3d_error *error)
+{
+    uint64_t from = reader->checked_to;
+    if (!reader->check || offset > from || offset + length <= from) {
+        return S3D_OK;
+    }
+    enum s3d_code code = s3d_check_add(reader->check, from, data + (from - offset),
+                                       offset + length - from, error);
+    if (!code) {
+        reader->checked_to = offset + length;
+    }
+    if (!code && (reader->checked_to >= LOOK_BYTES || reader->checked_to == object->size_bytes)) {
+        code = s3d_check_learn(reader->check, object, error);
+    }
+    return code;
+}
+
+/* Compares once all of the object has been added. */
+static enum s3d_code end_check(struct s3d_reader *reader, const struct s3d_object *object,
+                               int64_t deadline_ms, struct s3d_error *error)
+{
+    if (!reader->check || reader->checked_to != object->size_bytes || !object->size_bytes) {
+        return S3D_OK;
+    }
+    int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
+    enum s3d_code code = s3d_check_end(reader->check, object->size_bytes,
+                                       deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
+    if (!code) {
+        give_up_check(reader); /* it is done */
+    }
+    return code;
+}
+
+/* An object that the opening brought whole. */
+static enum s3d_code check_opening(struct s3d_reader *reader, int64_t deadline_ms,
+                                   struct s3d_error *error)
+{
+    const struct s3d_object *object = &reader->opening.result.object;
+    uint64_t got = reader->opening.result.received_bytes;
+    if (!got || got != object->size_bytes) {
+        return S3D_OK;
+    }
+    enum s3d_code code = check_bytes(reader, object, 0, reader->tail, got, error);
+    return code ? code : end_check(reader, object, deadline_ms, error);
 }
 
 /* Takes over what the opening request brought. */
@@ -274,6 +342,10 @@ enum s3d_code s3d_reader_wait_open(struct s3d_reader *reader, int64_t timeout_ms
         return s3d_fail(error, S3D_PROTOCOL, "the last %llu of %llu bytes were sent, not %llu",
                         (unsigned long long)got, (unsigned long long)size,
                         (unsigned long long)least(size, TAIL_BYTES));
+    }
+    code = check_opening(reader, deadline_ms, error);
+    if (code) {
+        return code;
     }
     become_open(reader);
     return S3D_OK;
@@ -544,12 +616,50 @@ static void complete_plan(const struct s3d_reader *reader, struct s3d_get_plan *
     plan->if_match = reader->object.etag[0] ? reader->object.etag : NULL;
 }
 
+static uint64_t segments_end(const struct s3d_get_plan *plan)
+{
+    const struct s3d_segment *last = &plan->segments[plan->segment_count - 1];
+    return last->offset_bytes + last->length_bytes;
+}
+
+/* Whether a get brings all that has not been read in order yet, but for the tail, which is here. */
+static bool completes_check(const struct s3d_reader *reader, const struct s3d_get_plan *plan)
+{
+    if (!reader->check || !plan->segment_count ||
+        plan->segments[0].offset_bytes > reader->checked_to ||
+        segments_end(plan) <= reader->checked_to) {
+        return false;
+    }
+    for (size_t i = 1; i < plan->segment_count; i++) {
+        const struct s3d_segment *last = &plan->segments[i - 1];
+        if (last->offset_bytes + last->length_bytes != plan->segments[i].offset_bytes) {
+            return false;
+        }
+    }
+    return segments_end(plan) == tail_offset(reader) ||
+           segments_end(plan) == reader->object.size_bytes;
+}
+
 enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
                                const struct s3d_get_plan *wanted, struct s3d_error *error)
 {
     struct s3d_get_plan plan = *wanted;
     complete_plan(reader, &plan);
-    return s3d_get_new(get, reader->store, &plan, error);
+    if (completes_check(reader, &plan)) {
+        plan.check = reader->check;
+        plan.check_from_bytes = reader->checked_to;
+        plan.ends_check = true;
+    }
+    enum s3d_code code = S3D_OK;
+    if (plan.check && segments_end(&plan) < reader->object.size_bytes) {
+        code = s3d_check_add(plan.check, tail_offset(reader), reader->tail, reader->tail_bytes,
+                             error);
+    }
+    code = code ? code : s3d_get_new(get, reader->store, &plan, error);
+    if (plan.check) {
+        give_up_check(reader); /* the get's from here on */
+    }
+    return code;
 }
 
 static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, char *to,
@@ -568,7 +678,23 @@ static enum s3d_code start_direct(struct s3d_reader *reader, uint64_t offset, ch
     complete_plan(reader, &plan);
     /* One is left for what follows: in a zip that is the neighbour's header. */
     plan.concurrency = spare > 1 ? spare - 1 : 1;
+    reader->direct_is_checked = reader->check && offset == reader->checked_to;
+    plan.check = reader->direct_is_checked ? reader->check : NULL;
     return s3d_get_new(&reader->direct, reader->store, &plan, error);
+}
+
+/* A range that did not come whole has added some of its pieces: they cannot be added again. */
+static void end_direct(struct s3d_reader *reader, bool whole)
+{
+    s3d_get_free(reader->direct);
+    if (reader->direct && reader->direct_is_checked) {
+        reader->checked_to += whole ? reader->direct_bytes : 0;
+        if (!whole) {
+            give_up_check(reader);
+        }
+    }
+    reader->direct_is_checked = false;
+    reader->direct = NULL;
 }
 
 static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
@@ -578,8 +704,7 @@ static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
     enum s3d_code code =
         s3d_get_wait_all(reader->direct, deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
     if (code != S3D_AGAIN) {
-        s3d_get_free(reader->direct);
-        reader->direct = NULL;
+        end_direct(reader, !code);
         *copied = code ? 0 : (size_t)reader->direct_bytes;
     }
     return code;
@@ -694,6 +819,10 @@ enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *
         size_t copied;
         code = read_step(reader, offset + *got, (char *)data + *got, length - *got, &copied,
                          deadline_ms, error);
+        if (!code && copied) {
+            code = check_bytes(reader, &reader->object, offset + *got, (char *)data + *got,
+                               copied, error);
+        }
         *got += copied;
         reader->at_offset = offset + *got;
         if (!code && !copied) {
@@ -703,6 +832,7 @@ enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *
     }
     if (!code) {
         read_on(reader, offset, length, *got);
+        code = end_check(reader, &reader->object, deadline_ms, error);
     }
     if (code != S3D_AGAIN) {
         reader->in_read = false;
@@ -712,8 +842,7 @@ enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *
 
 void s3d_reader_cancel(struct s3d_reader *reader)
 {
-    s3d_get_free(reader->direct);
-    reader->direct = NULL;
+    end_direct(reader, false);
     reader->in_read = false;
 }
 

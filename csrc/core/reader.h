@@ -11,6 +11,10 @@
  * long reads in sequence go by blocks, too, so that the next ones are under way meanwhile. Blocks
  * and direct ranges together are at most `concurrency` requests at once.
  *
+ * Where the store's settings ask for checks, bytes that are read in order from the first to the last
+ * are compared with the object's checksum: the read of the last byte fails when they differ. Other
+ * reads in between do not matter. A small object, which the opening brings, is checked at once.
+ *
  * Threads: one caller at a time (the binding holds the stream's lock).
  */
 #ifndef S3D_CORE_READER_H
@@ -25,6 +29,7 @@ struct s3d_reader_plan {
     uint64_t part_bytes;
     uint64_t part_max_bytes; /* as long a range may be when the store is far; 0: part_bytes */
     unsigned concurrency;
+    bool unchecked; /* the caller compares the object's checksum itself */
 };
 
 /* Sends the opening request. Holds a reference to the store. */

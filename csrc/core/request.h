@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/str.h"
+#include "core/sum.h"
 
 #include <stdatomic.h>
 
@@ -63,6 +64,10 @@ struct s3d_object {
     int64_t modified_s; /* Unix time, 0: unknown */
     char etag[S3D_ETAG_MAX];
     char content_encoding[32]; /* "" where there is none */
+    /* The checksum of all its bytes that is kept with it, where that is known and of a kind that
+     * sums of pieces can be put together to; NULL: not. */
+    const struct s3d_sum_kind *sum_kind;
+    char sum[S3D_SUM_TEXT];
 };
 
 /* One line of CompleteMultipartUpload. */
@@ -110,6 +115,7 @@ struct s3d_request {
     bool fresh;                       /* GET: untouched pages of s3d_pages_alloc, to be backed */
     const struct s3d_put_options *options; /* PUT, UPLOAD_*; nullable */
     const char *upload_id;            /* UPLOAD_PART, _COMPLETE, _ABORT */
+    bool wants_sum;                   /* STAT: result.object.sum, whatever the settings say */
     uint32_t part_number;             /* UPLOAD_PART: from 1 */
     const struct s3d_part *parts;     /* UPLOAD_COMPLETE: ascending numbers */
     size_t part_count;

@@ -11,6 +11,7 @@ struct s3d_whole {
     struct s3d_store *store;
     char *key;
     struct s3d_whole_plan plan;
+    struct s3d_check *check; /* NULL: none is wanted */
     /* the caller's */
     struct s3d_get *rest;
     /* the request's while it is active */
@@ -79,10 +80,25 @@ static enum s3d_code head_begins(struct s3d_request *request, struct s3d_error *
     return code;
 }
 
+/* A head that is all of the object is the first to tell the check what the object is. */
+static enum s3d_code check_head(struct s3d_whole *whole, struct s3d_error *error)
+{
+    const struct s3d_request *head = &whole->head;
+    if (!whole->check || head->verb != S3D_VERB_GET || !head->result.received_bytes) {
+        return S3D_OK;
+    }
+    enum s3d_code code = s3d_check_learn(whole->check, &head->result.object, error);
+    return code ? code : s3d_check_add(whole->check, 0, whole->span.data,
+                                       head->result.received_bytes, error);
+}
+
 static void head_done(struct s3d_request *request)
 {
     struct s3d_whole *whole = request->owner;
     struct s3d_error *error = &request->result.error;
+    if (!request->result.code) {
+        request->result.code = check_head(whole, error);
+    }
     s3d_latch_lock(&whole->latch);
     if (!request->result.code) {
         learn_locked(whole); /* an empty object has no body that begins */
@@ -119,6 +135,7 @@ static void start_head(struct s3d_whole *whole, enum s3d_verb verb)
 static void whole_destroy(struct s3d_whole *whole)
 {
     s3d_latch_fini(&whole->latch);
+    s3d_check_release(whole->check);
     s3d_store_release(whole->store);
     s3d_free(whole->key);
     s3d_free(whole);
@@ -149,6 +166,11 @@ enum s3d_code s3d_whole_new(struct s3d_whole **out, struct s3d_store *store,
     if (!whole->key) {
         whole_destroy(whole);
         return s3d_fail_memory(error, strlen(plan->key) + 1);
+    }
+    code = s3d_check_new(&whole->check, store, plan->key, error);
+    if (code) {
+        whole_destroy(whole);
+        return code;
     }
     whole->head.store = store;
     whole->head.key = whole->key;
@@ -230,8 +252,11 @@ enum s3d_code s3d_whole_fetch_rest(struct s3d_whole *whole, char *rest, struct s
         .concurrency = whole->plan.concurrency,
         .fresh = whole->plan.fresh,
         .if_match = whole->object.etag[0] ? whole->object.etag : NULL,
+        .check = whole->check,
     };
-    return s3d_get_new(&whole->rest, whole->store, &plan, error);
+    /* Now, so that what is stored has been told when the last bytes have come. */
+    enum s3d_code code = s3d_check_learn(whole->check, &whole->object, error);
+    return code ? code : s3d_get_new(&whole->rest, whole->store, &plan, error);
 }
 
 enum s3d_code s3d_whole_wait(struct s3d_whole *whole, int64_t timeout_ms,
@@ -247,8 +272,11 @@ enum s3d_code s3d_whole_wait(struct s3d_whole *whole, int64_t timeout_ms,
     if (code) {
         return code;
     }
-    return wait_head(whole, true, s3d_deadline_ms(timeout_ms)) ? head_result(whole, error)
-                                                               : S3D_AGAIN;
+    if (!wait_head(whole, true, s3d_deadline_ms(timeout_ms))) {
+        return S3D_AGAIN;
+    }
+    code = head_result(whole, error);
+    return code ? code : s3d_check_end(whole->check, whole->object.size_bytes, timeout_ms, error);
 }
 
 const struct s3d_object *s3d_whole_object(const struct s3d_whole *whole)

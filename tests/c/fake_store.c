@@ -2,6 +2,8 @@
 
 #include "test.h"
 
+#include "backends/sums.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
@@ -41,6 +43,8 @@ struct fake_store {
     int64_t answer_us;
     uint64_t bytes_per_s;
     unsigned serial;
+    const struct s3d_sum_kind *sum_kind; /* NULL: none is kept */
+    char sum[S3D_SUM_TEXT];
     struct object *objects;
     struct upload *uploads;
     struct fake_rule rules[RULES_MAX];
@@ -168,6 +172,8 @@ static enum s3d_code stat_locked(struct fake_store *fake, struct s3d_request *re
         return s3d_fail(&request->last, S3D_NOT_FOUND, "no such object");
     }
     describe(request, object);
+    request->result.object.sum_kind = request->verb == S3D_VERB_STAT ? fake->sum_kind : NULL;
+    memcpy(request->result.object.sum, fake->sum, sizeof fake->sum);
     return S3D_OK;
 }
 
@@ -742,6 +748,15 @@ void fake_set_empty_is_range(struct fake_store *fake, bool range)
 void fake_set_ignore_if_match(struct fake_store *fake, bool ignore)
 {
     set_flag(fake, &fake->ignore_if_match, ignore);
+}
+
+void fake_set_sum(struct fake_store *fake, const struct s3d_sum_kind *kind, const char *sum)
+{
+    pthread_mutex_lock(&fake->mutex);
+    fake->base.check_kinds = s3d_sum_kinds;
+    fake->sum_kind = kind;
+    snprintf(fake->sum, sizeof fake->sum, "%s", sum);
+    pthread_mutex_unlock(&fake->mutex);
 }
 
 void fake_set_distance(struct fake_store *fake, int64_t answer_us, uint64_t bytes_per_s)

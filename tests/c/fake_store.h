@@ -68,6 +68,10 @@ void fake_set_empty_is_range(struct fake_store *fake, bool range);
 /* GETs take no notice of if_match. */
 void fake_set_ignore_if_match(struct fake_store *fake, bool ignore);
 
+/* The checksum that the store keeps with every object, and tells to STAT. Reads are checked against
+ * it from now on. */
+void fake_set_sum(struct fake_store *fake, const struct s3d_sum_kind *kind, const char *sum);
+
 /* What answers claim of themselves, while they come as ever: begun after answer_us, and the rest at
  * bytes_per_s. 0, 0: nothing. */
 void fake_set_distance(struct fake_store *fake, int64_t answer_us, uint64_t bytes_per_s);

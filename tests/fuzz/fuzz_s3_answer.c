@@ -9,6 +9,7 @@
  */
 #include "backends/http_headers.h"
 #include "backends/s3.h"
+#include "backends/sums.h"
 #include "fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -31,6 +32,10 @@ static void answer_check_headers(const struct s3d_http_answer *answer)
     PROMISE(memchr(answer->etag, '\0', sizeof answer->etag));
     PROMISE(memchr(answer->request_id, '\0', sizeof answer->request_id));
     PROMISE(memchr(answer->region, '\0', sizeof answer->region));
+    PROMISE(memchr(answer->checksum_type, '\0', sizeof answer->checksum_type));
+    for (size_t i = 0; i < S3D_SUM_KINDS; i++) {
+        PROMISE(memchr(answer->checksums[i], '\0', sizeof answer->checksums[i]));
+    }
     PROMISE(answer->modified_s >= 0 && answer->date_s >= 0);
     PROMISE(answer->retry_after_ms <= 3600 * 1000);
     PROMISE(!answer->has_range || (answer->range_first <= answer->range_last &&
@@ -80,6 +85,11 @@ static void answer_check_result(const struct s3d_request *request,
                                 const struct s3d_http_answer *answer)
 {
     uint64_t received = request->result.received_bytes, first = request->result.first_byte;
+    const struct s3d_object *object = &request->result.object;
+    PROMISE(!object->sum_kind || (memchr(object->sum, '\0', sizeof object->sum) &&
+                                  object->sum[0] && !strchr(object->sum, '-')));
+    PROMISE(!object->sum_kind || request->verb == S3D_VERB_STAT ||
+            (request->verb == S3D_VERB_GET && received == object->size_bytes));
     switch (request->verb) {
     case S3D_VERB_GET:
         PROMISE(received == request->length_bytes || request->suffix);
@@ -108,7 +118,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t listed = 0;
     const struct s3d_list_sink sink = {&listed, answer_reset_list, answer_add};
     const struct s3d_put_options options = {.if_none_match = true};
+    struct s3d_s3_store store = {.http.base.check_kinds = s3d_sum_kinds};
     struct s3d_request request = {
+        .store = &store.http.base,
         .resigned = true, /* there is no store whose keys could be renewed */
         .verb = (enum s3d_verb)(data[0] % (S3D_VERB_UPLOAD_ABORT + 1)),
         .suffix = data[1] & 1,

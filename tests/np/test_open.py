@@ -874,7 +874,7 @@ def test_put_stat_list_delete(target: Any) -> None:
     assert [row["uri"] for row in rows] == sorted(
         target.uri(name) for name in ("dir-a", "dir-b ü", "dir-c%41")
     )
-    assert all(s3dlio_np.stat(row["uri"]) == row for row in rows)
+    assert all(s3dlio_np.stat(row["uri"]) == {**row, "checksum": None} for row in rows)
     for row in rows:
         s3dlio_np.delete(row["uri"])
     assert s3dlio_np.list(target.uri("")) == []

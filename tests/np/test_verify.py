@@ -1,0 +1,339 @@
+"""The checksum that is kept with an object, compared when it is read; verify(); writes that replace one version only."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import s3dlio_np
+from s3dlio_np import WriterOptions
+from tests.conftest import FileTarget, S3Target, point_engine_at
+from tests.marks import near
+from tests.servers.own import OwnServer
+
+PART = 5 * 2**20
+RANGE = 2**20
+SETTING = "AWS_RESPONSE_CHECKSUM_VALIDATION"
+ATTRIBUTE = "user.s3dlio.checksum"
+SIZES = [1, 1000, 256 * 1024, 256 * 1024 + 1, 3 * 2**20 + 77, 11 * 2**20]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[OwnServer]:
+    with OwnServer(buckets=("sums",)) as started:
+        yield started
+
+
+@pytest.fixture
+def server(running: OwnServer, monkeypatch: pytest.MonkeyPatch) -> OwnServer:
+    """With validation on, and a threshold that makes ranges of all but small objects."""
+    running.reset(objects=True)
+    point_engine_at(running, monkeypatch)
+    monkeypatch.setenv(SETTING, "when_supported")
+    monkeypatch.setenv("S3DLIO_GET_THRESHOLD", str(2 * RANGE))
+    monkeypatch.setenv("S3DLIO_GET_PART_SIZE", str(RANGE))
+    return running
+
+
+def some_bytes(size: int) -> bytes:
+    return np.random.default_rng(size).bytes(size)
+
+
+def store(data: bytes, checksum: str = "crc64nvme", key: str = "key") -> str:
+    uri = f"s3://sums/{key}"
+    s3dlio_np.put(uri, data, options=WriterOptions(checksum=checksum, part_size=PART))
+    return uri
+
+
+# --- ways to read a whole object, all of which must notice ---------------------------------------
+
+
+def into(uri: str) -> bytes:
+    buffer = bytearray(s3dlio_np.stat(uri)["size"])
+    assert s3dlio_np.get_into(uri, buffer) == len(buffer)
+    return bytes(buffer)
+
+
+def into_of_known_length(uri: str) -> bytes:
+    size = int(uri.rsplit("-", 1)[1])
+    buffer = bytearray(size)
+    s3dlio_np.get_into(uri, buffer, length=size)
+    return bytes(buffer)
+
+
+def in_small_reads(uri: str) -> bytes:
+    with s3dlio_np.open(uri) as f:
+        return b"".join(iter(lambda: f.read(100_001), b""))
+
+
+def in_one_read(uri: str) -> bytes:
+    with s3dlio_np.open(uri) as f:
+        data: bytes = f.read()
+    return data
+
+
+def with_a_look_elsewhere(uri: str) -> bytes:
+    """What zip readers and the like do first does not end the check."""
+    with s3dlio_np.open(uri) as f:
+        f.read(4)
+        f.seek(-1, os.SEEK_END)
+        f.read()
+        f.seek(0)
+        return b"".join(iter(lambda: f.read(2**19 - 1), b""))
+
+
+WAYS: list[Callable[[str], bytes]] = [
+    s3dlio_np.get_bytes,
+    lambda uri: bytes(s3dlio_np.get_bytes_view(uri)),
+    lambda uri: s3dlio_np.get_bytes(uri, concurrent=False),
+    lambda uri: s3dlio_np.get_bytes(uri, concurrent=True),
+    into,
+    into_of_known_length,
+    in_small_reads,
+    in_one_read,
+    with_a_look_elsewhere,
+]
+NAMES = [
+    "bytes", "view", "single", "ranges", "into", "into-length", "small-reads", "read", "seeks",
+]
+ways = pytest.mark.parametrize("read", WAYS, ids=NAMES)
+
+
+@ways
+@pytest.mark.parametrize("size", SIZES)
+def test_good_bytes_pass(server: OwnServer, read: Callable[[str], bytes], size: int) -> None:
+    data = some_bytes(size)
+    assert read(store(data, key=f"key-{size}")) == data
+
+
+@ways
+@pytest.mark.parametrize("size", SIZES)
+def test_a_flipped_bit_is_noticed(
+    server: OwnServer, read: Callable[[str], bytes], size: int
+) -> None:
+    uri = store(some_bytes(size), key=f"key-{size}")
+    fault = server.add_fault(op="GetObject", kind="corrupt", offset=size // 2, count=-1)
+    with pytest.raises(s3dlio_np.IntegrityError, match="crc64nvme is .* but the store keeps") as seen:
+        read(uri)
+    assert fault.hits() >= 1
+    assert seen.value.uri == uri
+    assert seen.value.operation == "GetObject"
+    assert seen.value.code == "INTEGRITY"
+
+
+@ways
+@pytest.mark.parametrize("size", [1000, 3 * 2**20])
+def test_without_validation_nobody_notices(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch, read: Callable[[str], bytes], size: int
+) -> None:
+    """That the faults here are some; and that nothing more is sent."""
+    monkeypatch.setenv(SETTING, "when_required")
+    data = some_bytes(size)
+    uri = store(data, key=f"key-{size}")
+    fault = server.add_fault(op="GetObject", kind="corrupt", offset=1)
+    assert read(uri) != data
+    assert fault.hits() == 1
+
+
+@pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32c", "crc32"])
+@pytest.mark.parametrize("size", [1000, 5 * 2**20 + 1])
+def test_every_kind(server: OwnServer, algorithm: str, size: int) -> None:
+    data = some_bytes(size)
+    uri = store(data, algorithm)
+    assert s3dlio_np.get_bytes(uri) == data
+    fault = server.add_fault(op="GetObject", kind="corrupt", offset=size - 1)
+    with pytest.raises(s3dlio_np.IntegrityError, match=algorithm):
+        s3dlio_np.get_bytes(uri)
+    assert fault.hits() == 1
+
+
+@pytest.mark.parametrize("size", [1000, 3 * 2**20])
+@pytest.mark.parametrize("op", ["GetObject", "HeadObject"])
+def test_a_wrong_stored_value(server: OwnServer, size: int, op: str) -> None:
+    """Of a small object the answer tells it, of another a request for it."""
+    uri = store(some_bytes(size))
+    silent = server.add_fault(op="GetObject", kind="no_sum", count=-1) if op == "HeadObject" else None
+    fault = server.add_fault(op="any", kind="wrong_sum", count=-1)
+    with pytest.raises(s3dlio_np.IntegrityError, match="keeps AAAAAAAAAAA="):
+        s3dlio_np.get_bytes(uri)
+    assert fault.hits() == 1
+    if silent is not None and size < RANGE:
+        assert silent.hits() == 1
+
+
+@ways
+@pytest.mark.parametrize("kind", ["composite_sum", "no_sum"])
+@pytest.mark.parametrize("size", [1000, 3 * 2**20])
+def test_what_cannot_be_compared_is_not(
+    server: OwnServer, read: Callable[[str], bytes], kind: str, size: int
+) -> None:
+    data = some_bytes(size)
+    uri = store(data, key=f"key-{size}")
+    fault = server.add_fault(op="any", kind=kind, count=-1)
+    assert read(uri) == data
+    assert fault.hits() >= 1
+
+
+def test_an_object_without_one(server: OwnServer) -> None:
+    data = some_bytes(3 * 2**20)
+    server.put_object("sums", "plain", data)
+    server.put_object("sums", "empty", b"")
+    assert s3dlio_np.get_bytes("s3://sums/plain") == data
+    assert s3dlio_np.get_bytes("s3://sums/empty") == b""
+    assert in_one_read("s3://sums/empty") == b""
+
+
+def test_an_object_replaced_before_the_question(server: OwnServer) -> None:
+    """The bytes are all of the version that was read, of which nothing is known any more."""
+    data = some_bytes(100_000)
+    uri = store(data)
+    silent = server.add_fault(op="GetObject", kind="no_sum")
+    other = server.add_fault(op="HeadObject", kind="etag_change")
+    assert s3dlio_np.get_bytes(uri) == data
+    assert silent.hits() == other.hits() == 1
+
+
+def test_a_question_that_fails(server: OwnServer) -> None:
+    uri = store(some_bytes(3 * 2**20))
+    fault = server.add_fault(op="HeadObject", kind="status", status=403, code="AccessDenied")
+    with pytest.raises(s3dlio_np.AccessDeniedError):
+        s3dlio_np.get_bytes(uri)
+    assert fault.hits() == 1
+
+
+def test_a_part_of_an_object_is_not_compared(server: OwnServer) -> None:
+    data = some_bytes(4 * 2**20)
+    uri = store(data)
+    fault = server.add_fault(op="any", kind="wrong_sum", count=-1)
+    buffer = bytearray(3 * 2**20)
+    s3dlio_np.get_into(uri, buffer, length=len(buffer))
+    assert bytes(buffer) == data[: len(buffer)]
+    s3dlio_np.get_into(uri, buffer, offset=2**20, length=len(buffer))
+    assert bytes(buffer) == data[2**20 :]
+    with s3dlio_np.open(uri) as f:
+        f.seek(1)
+        assert f.read() == data[1:]
+    assert fault.hits() == 0
+
+
+def test_a_small_object_takes_no_further_request(server: OwnServer) -> None:
+    uri = store(some_bytes(1000))
+    server.reset()
+    s3dlio_np.get_bytes(uri)
+    in_one_read(uri)
+    requests = server.counters()["requests"]
+    assert {op: count for op, count in requests.items() if count} == {"GetObject": 2}
+
+
+# --- loads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.data"])
+@pytest.mark.parametrize("count", [10, 200_000, 1_500_000])
+def test_a_loaded_array(server: OwnServer, name: str, count: int) -> None:
+    array = np.arange(count, dtype=np.float64)
+    uri = f"s3://sums/{name}"
+    s3dlio_np.save(uri, array, options=WriterOptions(checksum="crc64nvme"))
+    assert np.array_equal(s3dlio_np.load(uri), array)
+    fault = server.add_fault(op="any", kind="wrong_sum", count=-1)
+    with pytest.raises(s3dlio_np.IntegrityError):
+        s3dlio_np.load(uri)
+    assert fault.hits() >= 1
+
+
+@pytest.mark.parametrize("size", [1000, 3 * 2**20])
+def test_a_loaded_pickle(server: OwnServer, size: int) -> None:
+    """By pickle itself, so that only the stream is under test."""
+    uri = store(pickle.dumps(some_bytes(size)))
+    with s3dlio_np.open(uri) as f:
+        assert pickle.load(f) == some_bytes(size)
+    fault = server.add_fault(op="GetObject", kind="corrupt", offset=500)
+    with pytest.raises(s3dlio_np.IntegrityError), s3dlio_np.open(uri) as f:
+        pickle.load(f)
+    assert fault.hits() == 1
+
+
+@pytest.mark.parametrize("count", [10, 1_500_000])
+def test_loaded_safetensors(server: OwnServer, count: int) -> None:
+    uri = "s3://sums/a.safetensors"
+    arrays = {"a": np.arange(count, dtype=np.float64), "b": np.ones(count, np.float32)}
+    s3dlio_np.save_safetensors(arrays, uri, options=WriterOptions(checksum="crc64nvme"))
+    loaded = s3dlio_np.load_safetensors(uri)
+    assert all(np.array_equal(loaded[name], array) for name, array in arrays.items())
+    fault = server.add_fault(op="any", kind="wrong_sum", count=-1)
+    with pytest.raises(s3dlio_np.IntegrityError):
+        s3dlio_np.load_safetensors(uri)
+    assert fault.hits() >= 1
+
+
+@pytest.mark.parametrize("size", [1000, 3 * 2**20])
+def test_a_compressed_object(server: OwnServer, size: int) -> None:
+    """The sum is that of what is stored."""
+    data, uri = some_bytes(size), "s3://sums/packed"
+    s3dlio_np.put(uri, data, options=WriterOptions(checksum="crc64nvme", compression="zstd"))
+    assert s3dlio_np.get_bytes(uri) == data
+    assert in_small_reads(uri) == data
+    found = s3dlio_np.verify(uri)
+    assert found is not None
+    assert found.ok
+
+
+# --- settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured", "profile", "checks"),
+    [
+        (None, None, None, False),  # a custom endpoint
+        ("when_supported", None, None, True),
+        ("WHEN_SUPPORTED", None, None, True),
+        ("when_required", None, None, False),
+        ("when_required", "when_supported", None, True),
+        (None, None, "when_supported", True),
+        ("when_required", None, "when_supported", False),
+    ],
+)
+def test_who_decides(
+    server: OwnServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: str | None,
+    configured: str | None,
+    profile: str | None,
+    checks: bool,
+) -> None:
+    uri = store(b"data")
+    monkeypatch.delenv(SETTING)
+    if environment:
+        monkeypatch.setenv(SETTING, environment)
+    if profile:
+        config = tmp_path / "config"
+        config.write_text(f"[default]\nresponse_checksum_validation = {profile}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    fault = server.add_fault(op="GetObject", kind="wrong_sum", count=-1)
+    s3dlio_np.configure(checksum_validation=configured)
+    try:
+        if checks:
+            with pytest.raises(s3dlio_np.IntegrityError):
+                s3dlio_np.get_bytes(uri)
+        else:
+            assert s3dlio_np.get_bytes(uri) == b"data"
+            assert s3dlio_np.stat(uri)["checksum"] is None
+    finally:
+        s3dlio_np.configure(checksum_validation=None)
+    assert fault.hits() == int(checks)
+
+
+def test_a_setting_that_does_not_exist(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTING, "sometimes")
+    with pytest.raises(ValueError, match=rf"{SETTING}.*sometimes"):
+        s3dlio_np.get_bytes("s3://sums/key")
