@@ -78,6 +78,7 @@ class ObjectWriter(io.BufferedIOBase, BinaryIO):
         expected_size: SupportsIndex = 0,
         checksum: str | None = None,
         zstd_level: int = 0,
+        if_match: str | None = None,
     ) -> Self: ...
     @property
     def name(self) -> str: ...

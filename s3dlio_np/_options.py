@@ -25,6 +25,7 @@ class _NativeOptions(TypedDict):
     expected_size: int
     checksum: str | None
     zstd_level: int
+    if_match: str | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class WriterOptions:
     if_none_match: create only; writing an existing object is an ObjectExistsError.
 
     Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
+    if_match: replace only the version that has this ETag, as stat() tells it; when the object has been
+        replaced or deleted by then it stays as it is, and that is an ObjectChangedError. The store
+        decides when the object is to become visible. Of a local file the ETag is compared just before
+        the rename, and files have no way to do both in one step: a writer that comes between is lost.
     are checked when the object is opened.
     """
 
@@ -69,6 +74,7 @@ class WriterOptions:
     compression_level: int | None = None
 
     def __post_init__(self) -> None:
+    if_match: str | None = None
         for name in ("part_size", "max_concurrency"):
             number = getattr(self, name)
             if number is not None and index(number) < 1:
@@ -87,6 +93,12 @@ class WriterOptions:
             raise TypeError(f"if_none_match must be a bool, not {self.if_none_match!r}")
         _check_compression(self)
         _check_metadata(self.metadata)
+        if self.if_match is not None:
+            _check_value("if_match", self.if_match)
+            if not self.if_match:
+                raise ValueError("if_match is empty, but must be an ETag as stat() tells it")
+            if self.if_none_match:
+                raise ValueError("if_match and if_none_match exclude each other")
         # A copy, so that the caller's mapping may change afterwards.
         object.__setattr__(self, "metadata", dict(self.metadata))
 
@@ -142,3 +154,4 @@ def native_options(options: WriterOptions | None) -> _NativeOptions:
         "checksum": options.checksum,
         "zstd_level": (options.compression_level or 3) if options.compression else 0,
     }
+        "if_match": options.if_match,

@@ -171,6 +171,13 @@ static bool should_redirect(struct s3d_request *request, const struct s3d_http_a
     return request->redirected = true;
 }
 
+/* Whether only a certain version may be replaced. */
+static bool is_conditional_commit(const struct s3d_request *request)
+{
+    return request->options && request->options->if_match &&
+           (request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_COMPLETE);
+}
+
 static enum s3d_code fail_by_answer(struct s3d_request *request,
                                     const struct s3d_http_answer *answer, struct s3d_error *error)
 {
@@ -181,6 +188,10 @@ static enum s3d_code fail_by_answer(struct s3d_request *request,
         if (strcmp(known_codes[i].server_code, xml.code) == 0) {
             code = known_codes[i].code;
         }
+    }
+    if (is_conditional_commit(request) && (code == S3D_NOT_FOUND || answer->status == 409) &&
+        strcmp(xml.code, "NoSuchUpload") != 0 && strcmp(xml.code, "NoSuchBucket") != 0) {
+        code = S3D_CHANGED; /* deleted, or being replaced: in any case not that version */
     }
     if (should_redirect(request, answer, &xml)) {
         code = S3D_ELSEWHERE;

@@ -142,7 +142,7 @@ static bool is_header_value(const char *text)
 static enum s3d_code check_options(const struct s3d_put_options *options, struct s3d_error *error)
 {
     const char *const values[] = {options->content_type, options->content_encoding,
-                                  options->storage_class};
+                                  options->storage_class, options->if_match};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         if (values[i] && !is_header_value(values[i])) {
             return s3d_fail(error, S3D_INVALID, "a control character in the header value \"%.64s\"",
@@ -170,6 +170,9 @@ static void add_put_options(struct header_set *set, const struct s3d_request *re
     bool commits = request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_COMPLETE;
     if (commits && options->if_none_match) {
         header_add(set, "if-none-match", "*");
+    }
+    if (commits && options->if_match) {
+        header_add(set, "if-match", options->if_match);
     }
     if (!creates) {
         return;
@@ -260,12 +263,12 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
     if (request->verb == S3D_VERB_GET) {
         add_get_headers(signing, request);
     }
-    if (request->options) {
-        code = check_options(request->options, error);
-        if (!code) {
     if (s3d_s3_checksum_wanted(request)) {
         header_add(&signing->set, "x-amz-checksum-mode", "ENABLED");
     }
+    if (request->options) {
+        code = check_options(request->options, error);
+        if (!code) {
             metadata_names(request->options, &signing->metadata_names);
             code = s3d_str_check(&signing->metadata_names, error);
         }

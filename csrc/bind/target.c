@@ -225,7 +225,8 @@ int bind_options_load(struct s3d_put_options *options, const char *uri, PyObject
     options->metadata_count = 0;
     if (check_text(uri, "content_type", options->content_type) ||
         check_text(uri, "content_encoding", options->content_encoding) ||
-        check_text(uri, "storage_class", options->storage_class)) {
+        check_text(uri, "storage_class", options->storage_class) ||
+        check_text(uri, "if_match", options->if_match)) {
         return -1;
     }
     if (!metadata || metadata == Py_None) {

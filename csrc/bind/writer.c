@@ -82,16 +82,18 @@ static int parse_arguments(struct arguments *arguments, PyObject *args, PyObject
     static const char *const names[] = {"uri",          "part_size",        "max_concurrency",
                                         "content_type", "content_encoding", "storage_class",
                                         "metadata",     "if_none_match",    "expected_size",
-                                        "checksum",     "zstd_level",       NULL};
+                                        "checksum",     "zstd_level",       "if_match",
+                                        NULL};
     const char *checksum = NULL;
     int if_none_match = 0;
     *arguments = (struct arguments){NULL};
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O|$OOzzzOpKzi:ObjectWriter", BIND_NAMES(names), &arguments->uri,
+            args, keywords, "O|$OOzzzOpKziz:ObjectWriter", BIND_NAMES(names), &arguments->uri,
             &arguments->part_size, &arguments->max_concurrency,
             &arguments->options.content_type, &arguments->options.content_encoding,
             &arguments->options.storage_class, &arguments->metadata, &if_none_match,
-            &arguments->expected_bytes, &checksum, &arguments->zstd_level)) {
+            &arguments->expected_bytes, &checksum, &arguments->zstd_level,
+            &arguments->options.if_match)) {
         return -1;
     }
     arguments->options.if_none_match = if_none_match != 0;
@@ -834,7 +836,7 @@ static PyType_Slot writer_slots[] = {
      (void *)(uintptr_t) "ObjectWriter(uri, *, part_size=None, max_concurrency=None, "
                          "content_type=None, content_encoding=None, storage_class=None, "
                          "metadata=None, if_none_match=False, expected_size=0, "
-                         "checksum=None)\n"
+                         "checksum=None, if_match=None)\n"
                          "--\n\nAn object being written; close() makes it visible."},
     {Py_tp_new, writer_new},
     {Py_tp_dealloc, writer_dealloc},

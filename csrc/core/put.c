@@ -288,14 +288,14 @@ static void became_visible(struct s3d_put *put)
 }
 
 /*
- * The store knows no such upload, or finds an object where none may be: perhaps because it has
+ * The store knows no such upload, or finds an object where none or another may be: perhaps because it has
  * completed the upload already, and the answer was lost on the way. Then the object is asked for.
  */
 static bool is_commit_in_doubt(const struct s3d_put *put)
 {
     enum s3d_code code = put->control.result.code;
     return put->control.verb == S3D_VERB_UPLOAD_COMPLETE && put->store->ops->upload_etag &&
-           (code == S3D_NOT_FOUND || code == S3D_EXISTS);
+           (code == S3D_NOT_FOUND || code == S3D_EXISTS || code == S3D_CHANGED);
 }
 
 /* Whether the object that is there now is this upload's. */
@@ -310,7 +310,7 @@ static enum s3d_code decide_commit(struct s3d_put *put, struct s3d_error *own)
         return S3D_OK;
     }
     put->completing = false;
-    if (put->doubt.code == S3D_EXISTS) {
+    if (put->doubt.code == S3D_EXISTS || put->doubt.code == S3D_CHANGED) {
         return s3d_error_copy(own, &put->doubt);
     }
     s3d_fail(own, S3D_REJECTED,

@@ -46,6 +46,7 @@ enum s3d_code s3d_put_options_copy(struct s3d_put_options *to,
     bool copied = copy_text(&to->content_type, from->content_type) &&
                   copy_text(&to->content_encoding, from->content_encoding) &&
                   copy_text(&to->storage_class, from->storage_class) &&
+                  copy_text(&to->if_match, from->if_match) &&
                   (!from->metadata_count || copy_metadata(to, from));
     return copied ? S3D_OK : s3d_fail_memory(error, sizeof *to);
 }
@@ -55,6 +56,7 @@ void s3d_put_options_fini(struct s3d_put_options *options)
     free_text(options->content_type);
     free_text(options->content_encoding);
     free_text(options->storage_class);
+    free_text(options->if_match);
     for (size_t i = 0; i < options->metadata_count * 2; i++) {
         free_text(options->metadata[i]);
     }

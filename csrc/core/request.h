@@ -97,6 +97,7 @@ struct s3d_put_options {
     const char *const *metadata; /* name, value, name, value, ...; metadata_count pairs */
     size_t metadata_count;
     bool if_none_match; /* create only: an existing object is S3D_EXISTS */
+    const char *if_match; /* replace only this version, by ETag; else S3D_CHANGED */
     enum s3d_checksum checksum;
 };
 
@@ -114,8 +115,8 @@ struct s3d_request {
     size_t span_count;
     bool fresh;                       /* GET: untouched pages of s3d_pages_alloc, to be backed */
     const struct s3d_put_options *options; /* PUT, UPLOAD_*; nullable */
-    const char *upload_id;            /* UPLOAD_PART, _COMPLETE, _ABORT */
     bool wants_sum;                   /* STAT: result.object.sum, whatever the settings say */
+    const char *upload_id;            /* UPLOAD_PART, _COMPLETE, _ABORT */
     uint32_t part_number;             /* UPLOAD_PART: from 1 */
     const struct s3d_part *parts;     /* UPLOAD_COMPLETE: ascending numbers */
     size_t part_count;
