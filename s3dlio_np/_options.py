@@ -42,7 +42,9 @@ class WriterOptions:
     checksum: "crc64nvme", "crc32c" or "crc32": sent with every part and for the whole object; an S3
         store checks it on arrival and keeps it. "none": none. None: as
         AWS_REQUEST_CHECKSUM_CALCULATION says, which is crc64nvme on AWS and none on custom
-        endpoints. No effect on files.
+        endpoints. With a local file the first three are stored in its extended attribute
+        user.s3dlio.checksum, as "crc64nvme:" and the base64 of the value's bytes, highest first; on a
+        file system without such attributes that is an OSError, before anything is written.
     compression: "zstd": the bytes are compressed on the way, by several threads and in bounded memory,
         and the object says Content-Encoding: zstd, by which this package's readers decompress it
         without being asked. Any zstd tool reads it. It is made of frames of 32 MiB (more in objects
@@ -52,12 +54,12 @@ class WriterOptions:
         tells the object's own size, and in bytes_written what was written.
     compression_level: 1 to 19; None: 3.
     if_none_match: create only; writing an existing object is an ObjectExistsError.
-
-    Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
     if_match: replace only the version that has this ETag, as stat() tells it; when the object has been
         replaced or deleted by then it stays as it is, and that is an ObjectChangedError. The store
         decides when the object is to become visible. Of a local file the ETag is compared just before
         the rename, and files have no way to do both in one step: a writer that comes between is lost.
+
+    Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
     are checked when the object is opened.
     """
 
@@ -72,9 +74,9 @@ class WriterOptions:
     checksum: str | None = None
     compression: Literal["zstd"] | None = None
     compression_level: int | None = None
+    if_match: str | None = None
 
     def __post_init__(self) -> None:
-    if_match: str | None = None
         for name in ("part_size", "max_concurrency"):
             number = getattr(self, name)
             if number is not None and index(number) < 1:
@@ -91,14 +93,14 @@ class WriterOptions:
             )
         if not isinstance(self.if_none_match, bool):
             raise TypeError(f"if_none_match must be a bool, not {self.if_none_match!r}")
-        _check_compression(self)
-        _check_metadata(self.metadata)
         if self.if_match is not None:
             _check_value("if_match", self.if_match)
             if not self.if_match:
                 raise ValueError("if_match is empty, but must be an ETag as stat() tells it")
             if self.if_none_match:
                 raise ValueError("if_match and if_none_match exclude each other")
+        _check_compression(self)
+        _check_metadata(self.metadata)
         # A copy, so that the caller's mapping may change afterwards.
         object.__setattr__(self, "metadata", dict(self.metadata))
 
@@ -153,5 +155,5 @@ def native_options(options: WriterOptions | None) -> _NativeOptions:
         "expected_size": options.expected_size or 0,
         "checksum": options.checksum,
         "zstd_level": (options.compression_level or 3) if options.compression else 0,
-    }
         "if_match": options.if_match,
+    }

@@ -109,6 +109,7 @@ static enum s3d_code stat_file(struct s3d_request *request, struct s3d_error *er
     enum s3d_code code = s3d_file_require_regular(&about, request->key, error);
     if (!code) {
         s3d_file_describe(&about, &request->result.object);
+        code = s3d_file_find_sum(request->key, &request->result.object, error);
     }
     return code;
 }

@@ -1,14 +1,15 @@
 /*
  * The local-file backend, shared between its own files: file.c (store, driver, STAT, DELETE),
  * file_get.c (GET, and the loop that moves bytes), file_put.c (PUT and uploads), file_list.c
- * (LIST). Nothing outside csrc/backends includes this except tests.
+ * (LIST), file_sum.c (checksums). Nothing outside csrc/backends includes this except tests.
  *
  * A request's key is a path. The driver is blocking: one request at a time on its thread,
  * executed within start(). The operations below return the attempt's end; they fill *error and
  * request->result and touch nothing else. `cancelled` is looked at between chunks of long I/O
  * and just before anything becomes visible.
  *
- * Files carry no object metadata: put options other than if_none_match have no effect here.
+ * Files carry no object metadata: put options other than if_none_match, if_match and an explicit
+ * checksum have no effect here.
  */
 #ifndef S3D_BACKENDS_FILE_H
 #define S3D_BACKENDS_FILE_H
@@ -51,6 +52,15 @@ S3D_MUST_USE enum s3d_code s3d_file_move(struct s3d_request *request,
                                          const struct s3d_file_move *move,
                                          struct s3d_error *error);
 
+/* The kind of checksum that is to be stored with the file; NULL: none. */
+const struct s3d_sum_kind *s3d_file_sum_kind(const struct s3d_request *request);
+/* UNSUPPORTED where the file system has no place for it. */
+S3D_MUST_USE enum s3d_code s3d_file_keep_sum(int fd, const char *path,
+                                             const struct s3d_sum_kind *kind, uint64_t sum,
+                                             struct s3d_error *error);
+/* Fills in what is stored, if anything is. */
+S3D_MUST_USE enum s3d_code s3d_file_find_sum(const char *path, struct s3d_object *object,
+                                             struct s3d_error *error);
 /* Size, time and ETag. */
 void s3d_file_describe(const struct stat *about, struct s3d_object *object);
 /* OK for a regular file; EISDIR for a directory, UNSUPPORTED for anything else. */

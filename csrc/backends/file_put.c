@@ -13,6 +13,7 @@
 #endif
 #include "backends/file.h"
 #include "backends/file_sys.h"
+#include "backends/sums.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,9 +80,36 @@ static enum s3d_code fail_exists(const char *key, struct s3d_error *error)
                           s3d_file_shown(key));
 }
 
-static enum s3d_code find_target(struct target *target, const char *key, bool create_only,
+/* `about`: what is there, NULL: nothing. */
+static enum s3d_code check_version(const char *path, const struct stat *about,
+                                   const char *if_match, struct s3d_error *error)
+{
+    struct s3d_object now = {0};
+    if (about) {
+        s3d_file_describe(about, &now);
+    }
+    if (!if_match || (about && strcmp(now.etag, if_match) == 0)) {
+        return S3D_OK;
+    }
+    return s3d_fail(error, S3D_CHANGED,
+                    "\"%s\" %s%.100s, where the version %.100s was to be replaced",
+                    s3d_file_shown(path), about ? "is now " : "is not there", now.etag, if_match);
+}
+
+static bool creates_only(const struct s3d_request *request)
+{
+    return request->options && request->options->if_none_match;
+}
+
+static const char *wanted_version(const struct s3d_request *request)
+{
+    return request->options ? request->options->if_match : NULL;
+}
+
+static enum s3d_code find_target(struct target *target, const struct s3d_request *request,
                                  struct s3d_error *error)
 {
+    const char *key = request->key, *if_match = wanted_version(request);
     struct stat about;
     size_t length = strlen(key);
     *target = (struct target){.exists = false};
@@ -97,12 +125,12 @@ static enum s3d_code find_target(struct target *target, const char *key, bool cr
         }
         /* A missing folder is told when the temporary file is made. */
         return key[length - 1] != '/'
-                   ? S3D_OK
+                   ? check_version(key, NULL, if_match, error)
                    : s3d_fail(error, S3D_INVALID,
                               "\"%s\" ends with a slash: a file's name is needed",
                               s3d_file_shown(key));
     }
-    if (create_only) {
+    if (creates_only(request)) {
         return fail_exists(key, error);
     }
     enum s3d_code code = S3D_OK;
@@ -111,6 +139,9 @@ static enum s3d_code find_target(struct target *target, const char *key, bool cr
     }
     if (!code) {
         code = s3d_file_require_regular(&about, key, error);
+    }
+    if (!code) {
+        code = check_version(key, &about, if_match, error);
     }
     target->exists = true;
     target->mode = about.st_mode & PERMISSION_BITS;
@@ -312,8 +343,24 @@ struct publication {
     const char *temp;
     const struct target *target;
     uint64_t size_bytes; /* that it must have */
-    bool create_only;
+    uint64_t sum;        /* its checksum, where one is to be stored */
 };
+
+/* The last look before the rename. Files have no replace-if-equal: a writer that does not take part in
+ * this could still come in between, which is a matter of microseconds. */
+static enum s3d_code check_target(const struct s3d_request *request, const char *path,
+                                  struct s3d_error *error)
+{
+    struct stat about;
+    const char *if_match = wanted_version(request);
+    if (!if_match) {
+        return S3D_OK;
+    }
+    bool exists = s3d_sys_lstat(path, &about) == 0;
+    return exists || errno == ENOENT
+               ? check_version(path, exists ? &about : NULL, if_match, error)
+               : s3d_file_fail(error, errno, "look up", path);
+}
 
 /* *renamed: the temporary name is gone, even when what followed failed. */
 static enum s3d_code publish(struct s3d_request *request, const struct publication *file,
@@ -322,7 +369,13 @@ static enum s3d_code publish(struct s3d_request *request, const struct publicati
     const char *path = file->target->path;
     int folder = -1;
     struct stat about;
-    enum s3d_code code = set_mode(file->fd, file->target, error);
+    const struct s3d_sum_kind *kind = s3d_file_sum_kind(request);
+    /* While the file is writable still: the target's mode may not be. */
+    enum s3d_code code =
+        kind ? s3d_file_keep_sum(file->fd, path, kind, file->sum, error) : S3D_OK;
+    if (!code) {
+        code = set_mode(file->fd, file->target, error);
+    }
     if (code) {
         return code;
     }
@@ -346,7 +399,11 @@ static enum s3d_code publish(struct s3d_request *request, const struct publicati
         code = s3d_fail(error, S3D_CANCELLED, "cancelled");
         goto done;
     }
-    if (file->create_only) {
+    code = check_target(request, path, error);
+    if (code) {
+        goto done;
+    }
+    if (creates_only(request)) {
         code = rename_new(file->temp, path, error);
     } else if (s3d_sys_rename(file->temp, path) != 0) {
         code = s3d_file_fail(error, errno, "replace", path);
@@ -370,9 +427,11 @@ static bool is_direct(const struct s3d_request *request)
     return ((const struct s3d_file_store *)request->store)->direct;
 }
 
-static bool creates_only(const struct s3d_request *request)
+/* Of the bytes of this request, where one is to be stored; 0: none is. */
+static uint64_t sum_bytes(const struct s3d_request *request)
 {
-    return request->options && request->options->if_none_match;
+    const struct s3d_sum_kind *kind = s3d_file_sum_kind(request);
+    return kind ? s3d_sum_spans(kind, request) : 0;
 }
 
 enum s3d_code s3d_file_put(struct s3d_request *request, struct s3d_error *error)
@@ -381,7 +440,7 @@ enum s3d_code s3d_file_put(struct s3d_request *request, struct s3d_error *error)
     char temp[PATH_MAX];
     int fd = -1;
     bool renamed = false;
-    enum s3d_code code = find_target(&target, request->key, creates_only(request), error);
+    enum s3d_code code = find_target(&target, request, error);
     if (code) {
         return code;
     }
@@ -404,7 +463,7 @@ enum s3d_code s3d_file_put(struct s3d_request *request, struct s3d_error *error)
                                .temp = temp,
                                .target = &target,
                                .size_bytes = size_bytes,
-                               .create_only = creates_only(request)};
+                               .sum = sum_bytes(request)};
     code = publish(request, &file, &renamed, error);
 
 done:
@@ -444,7 +503,7 @@ enum s3d_code s3d_file_upload_create(struct s3d_request *request, struct s3d_err
     struct target target;
     char *id = request->result.upload_id;
     int fd = -1;
-    enum s3d_code code = find_target(&target, request->key, creates_only(request), error);
+    enum s3d_code code = find_target(&target, request, error);
     if (!code) {
         code = make_absolute(&target, error);
     }
@@ -454,8 +513,15 @@ enum s3d_code s3d_file_upload_create(struct s3d_request *request, struct s3d_err
     if (code) {
         return code;
     }
-    if (s3d_sys_close(fd) != 0) {
+    /* Whether there is a place for a checksum shows now rather than behind the last byte. */
+    const struct s3d_sum_kind *kind = s3d_file_sum_kind(request);
+    if (kind) {
+        code = s3d_file_keep_sum(fd, target.path, kind, 0, error);
+    }
+    if (s3d_sys_close(fd) != 0 && !code) {
         code = s3d_file_fail(error, errno, "create", id);
+    }
+    if (code) {
         (void)remove_temp(id);
         id[0] = '\0';
     }
@@ -501,6 +567,7 @@ enum s3d_code s3d_file_upload_part(struct s3d_request *request, struct s3d_error
                                  .length_bytes =
                                      s3d_spans_bytes(request->spans, request->span_count)};
     code = s3d_file_move(request, &move, error);
+    request->result.checksum = code ? 0 : sum_bytes(request);
     /* NFS tells of a failed write when the file is closed, and tells only once. */
     if (s3d_sys_close(fd) != 0 && !code) {
         code = s3d_file_fail(error, errno, "write", request->upload_id);
@@ -558,8 +625,8 @@ enum s3d_code s3d_file_upload_complete(struct s3d_request *request, struct s3d_e
     struct target target;
     struct publication file = {.fd = -1,
                                .temp = request->upload_id,
-                               .target = &target,
-                               .create_only = creates_only(request)};
+                               .target = &target};
+    const struct s3d_sum_kind *kind = s3d_file_sum_kind(request);
     bool renamed = false;
     enum s3d_code code = check_parts(request, &file.size_bytes, error);
     if (!code) {
@@ -568,7 +635,8 @@ enum s3d_code s3d_file_upload_complete(struct s3d_request *request, struct s3d_e
     if (code) {
         return code;
     }
-    code = find_target(&target, request->key, file.create_only, error);
+    file.sum = kind ? s3d_sum_parts(kind, request) : 0;
+    code = find_target(&target, request, error);
     if (!code) {
         code = check_folder(file.temp, target.path, error);
     }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #ifdef S3D_FAULTS
@@ -188,6 +189,16 @@ int s3d_sys_fsync(int fd)
 int s3d_sys_fchmod(int fd, mode_t mode)
 {
     return CALL("fchmod", fchmod(fd, mode));
+}
+
+int s3d_sys_set_attribute(int fd, const char *name, const void *value, size_t bytes)
+{
+    return CALL("fsetxattr", fsetxattr(fd, name, value, bytes, 0));
+}
+
+ssize_t s3d_sys_get_attribute(const char *path, const char *name, void *value, size_t bytes)
+{
+    return CALL("getxattr", getxattr(path, name, value, bytes));
 }
 
 int s3d_sys_rename(const char *from, const char *to)

@@ -30,6 +30,8 @@ int s3d_sys_advise_sequential(int fd, off_t offset, off_t length);
 int s3d_sys_start_write_back(int fd, off_t offset, off_t length);
 int s3d_sys_fsync(int fd);
 int s3d_sys_fchmod(int fd, mode_t mode);
+int s3d_sys_set_attribute(int fd, const char *name, const void *value, size_t bytes);
+ssize_t s3d_sys_get_attribute(const char *path, const char *name, void *value, size_t bytes);
 int s3d_sys_rename(const char *from, const char *to);
 int s3d_sys_rename_new(const char *from, const char *to); /* EEXIST when `to` exists */
 int s3d_sys_link(const char *from, const char *to);

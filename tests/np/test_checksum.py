@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -148,9 +147,3 @@ def test_a_signed_body_has_both(server: OwnServer, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("S3DLIO_SIGN_PAYLOAD", "1")
     s3dlio_np.put("s3://sums/key", b"data", options=WriterOptions(checksum="crc64nvme"))
     assert "x-amz-checksum-crc64nvme" in stored(server, "key")
-
-
-def test_files_take_no_notice(tmp_path: Any) -> None:
-    options = WriterOptions(checksum="crc64nvme")
-    s3dlio_np.put(tmp_path / "file", b"data", options=options)
-    assert (tmp_path / "file").read_bytes() == b"data"

@@ -337,3 +337,239 @@ def test_a_setting_that_does_not_exist(server: OwnServer, monkeypatch: pytest.Mo
     monkeypatch.setenv(SETTING, "sometimes")
     with pytest.raises(ValueError, match=rf"{SETTING}.*sometimes"):
         s3dlio_np.get_bytes("s3://sums/key")
+
+
+# --- verify() --------------------------------------------------------------------------------------
+
+
+@near
+@pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32c", "crc32"])
+@pytest.mark.parametrize("size", [0, 1000, 2 * PART + 3])
+def test_verify(target: S3Target | FileTarget, algorithm: str, size: int) -> None:
+    """Asks in any case: validation is not on here."""
+    data = some_bytes(size)
+    uri = target.uri("object")
+    s3dlio_np.put(uri, data, options=WriterOptions(checksum=algorithm, part_size=PART))
+    found = s3dlio_np.verify(uri)
+    assert found is not None
+    assert found.ok
+    assert found.uri == uri
+    assert (found.size, found.algorithm) == (size, algorithm)
+    assert found.etag == s3dlio_np.stat(uri)["etag"]
+    if algorithm == "crc32":
+        assert base64.b64decode(found.stored) == zlib.crc32(data).to_bytes(4, "big")
+
+
+@near
+def test_verify_finds_nothing_to_compare(target: S3Target | FileTarget) -> None:
+    target.write("plain", b"data")
+    assert s3dlio_np.verify(target.uri("plain")) is None
+    with pytest.raises(FileNotFoundError):
+        s3dlio_np.verify(target.uri("missing"))
+
+
+@pytest.mark.parametrize("validation", ["when_supported", "when_required"])
+def test_verify_reports_a_flipped_bit(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch, validation: str
+) -> None:
+    monkeypatch.setenv(SETTING, validation)
+    uri = store(some_bytes(3 * 2**20))
+    fault = server.add_fault(op="GetObject", kind="corrupt", skip=1)
+    found = s3dlio_np.verify(uri)
+    assert fault.hits() == 1
+    assert found is not None
+    assert not found.ok
+    assert found.stored != found.computed
+    good = s3dlio_np.verify(uri)
+    assert good is not None
+    assert good.ok
+    assert good.stored == found.stored
+
+
+def test_verify_and_a_composite(server: OwnServer) -> None:
+    uri = store(b"data")
+    fault = server.add_fault(op="HeadObject", kind="composite_sum")
+    assert s3dlio_np.verify(uri) is None
+    assert fault.hits() == 1
+
+
+def test_verify_of_an_object_that_is_replaced(server: OwnServer) -> None:
+    uri = store(b"data")
+    fault = server.add_fault(op="GetObject", kind="etag_change")
+    with pytest.raises(s3dlio_np.ObjectChangedError):
+        s3dlio_np.verify(uri)
+    assert fault.hits() == 1
+
+
+def test_stat_tells_it(server: OwnServer) -> None:
+    uri = store(b"123456789")
+    value = base64.b64encode(bytes.fromhex("ae8b14860a799888")).decode()
+    assert s3dlio_np.stat(uri)["checksum"] == f"crc64nvme:{value}"
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def test_a_files_attribute(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    s3dlio_np.put(path, b"123456789", options=WriterOptions(checksum="crc64nvme"))
+    value = base64.b64encode(bytes.fromhex("ae8b14860a799888")).decode()
+    assert os.getxattr(path, ATTRIBUTE).decode() == f"crc64nvme:{value}"
+    assert s3dlio_np.stat(path)["checksum"] == f"crc64nvme:{value}"
+
+
+@pytest.mark.parametrize("checksum", [None, "none"])
+def test_a_file_has_none_by_default(tmp_path: Path, checksum: str | None) -> None:
+    path = tmp_path / "file"
+    s3dlio_np.put(path, b"data", options=WriterOptions(checksum="crc32"))
+    s3dlio_np.put(path, b"other", options=WriterOptions(checksum=checksum))
+    assert os.listxattr(path) == []
+    assert s3dlio_np.stat(path)["checksum"] is None
+
+
+def test_a_file_that_rotted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = some_bytes(2 * PART + 1)
+    s3dlio_np.put(path, data, options=WriterOptions(checksum="crc32c", part_size=PART))
+    with path.open("r+b") as f:
+        f.seek(PART + 5)
+        f.write(bytes([data[PART + 5] ^ 1]))
+    found = s3dlio_np.verify(path)
+    assert found is not None
+    assert not found.ok
+    assert s3dlio_np.get_bytes(path) == path.read_bytes()  # readers do not look
+
+
+def test_a_file_without_write_permission(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o444)
+    s3dlio_np.put(path, b"new", options=WriterOptions(checksum="crc32"))
+    assert path.stat().st_mode & 0o777 == 0o444
+    found = s3dlio_np.verify(path)
+    assert found is not None
+    assert found.ok
+
+
+@pytest.mark.parametrize("text", [b"", b"md5:abc", b"crc32", b"crc32:", b"x" * 200, b"crc32:" + b"A" * 40])
+def test_an_attribute_of_somebody_elses(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+    os.setxattr(path, ATTRIBUTE, text)
+    assert s3dlio_np.stat(path)["checksum"] is None
+    assert s3dlio_np.verify(path) is None
+
+
+def test_an_attribute_moves_with_the_file(tmp_path: Path) -> None:
+    s3dlio_np.put(tmp_path / "file", b"data", options=WriterOptions(checksum="crc32"))
+    shutil.copy2(tmp_path / "file", tmp_path / "copy")
+    found = s3dlio_np.verify(tmp_path / "copy")
+    assert found is not None
+    assert found.ok
+
+
+# --- if_match --------------------------------------------------------------------------------------
+
+
+def replace(uri: Any, data: bytes, etag: str) -> None:
+    s3dlio_np.put(uri, data, options=WriterOptions(if_match=etag, part_size=PART))
+
+
+@near
+@pytest.mark.parametrize("size", [10, 2 * PART + 1])
+def test_a_version_is_replaced(target: S3Target | FileTarget, size: int) -> None:
+    uri, data = target.uri("object"), some_bytes(size)
+    s3dlio_np.put(uri, b"first")
+    replace(uri, data, s3dlio_np.stat(uri)["etag"])
+    assert target.read("object") == data
+    assert target.leftovers() == []
+
+
+@near
+@pytest.mark.parametrize("size", [10, 2 * PART + 1])
+def test_another_version_is_not(target: S3Target | FileTarget, size: int) -> None:
+    uri = target.uri("object")
+    old = s3dlio_np.put(uri, b"first")["etag"]
+    s3dlio_np.put(uri, b"second one")
+    with pytest.raises(s3dlio_np.ObjectChangedError):
+        replace(uri, some_bytes(size), old)
+    assert target.read("object") == b"second one"
+    assert target.leftovers() == []
+
+
+@near
+@pytest.mark.parametrize("size", [10, 2 * PART + 1])
+def test_a_deleted_version_is_not_written_again(target: S3Target | FileTarget, size: int) -> None:
+    uri = target.uri("object")
+    old = s3dlio_np.put(uri, b"first")["etag"]
+    s3dlio_np.delete(uri)
+    with pytest.raises(s3dlio_np.ObjectChangedError):
+        replace(uri, some_bytes(size), old)
+    assert not target.exists("object")
+    assert target.leftovers() == []
+
+
+@near
+@pytest.mark.parametrize("size", [10, 2 * PART + 1])
+def test_a_race_lost_while_writing(target: S3Target | FileTarget, size: int) -> None:
+    """Two writers begin with the same version: the first to close wins."""
+    uri = target.uri("object")
+    etag = s3dlio_np.put(uri, b"first")["etag"]
+    options = WriterOptions(if_match=etag, part_size=PART)
+    late = s3dlio_np.open(uri, "wb", options=options)
+    late.write(some_bytes(size))
+    replace(uri, b"quick", etag)
+    with pytest.raises(s3dlio_np.ObjectChangedError):
+        late.close()
+    assert target.read("object") == b"quick"
+    assert target.leftovers() == []
+
+
+@near
+def test_a_counter_that_loses_nothing(target: S3Target | FileTarget) -> None:
+    """What if_match is for, one writer after the other."""
+    uri = target.uri("counter")
+    s3dlio_np.put(uri, b"0")
+    for _ in range(5):
+        etag, value = s3dlio_np.stat(uri)["etag"], int(s3dlio_np.get_bytes(uri))
+        replace(uri, str(value + 1).encode(), etag)
+    assert target.read("counter") == b"5"
+
+
+def test_a_commit_whose_answer_is_lost(s3_own: Any) -> None:
+    """It is sent again, and refused because of itself: the object that is there tells."""
+    uri, data = s3_own.uri("object"), some_bytes(2 * PART + 1)
+    etag = s3dlio_np.put(uri, b"first")["etag"]
+    fault = s3_own.server.add_fault(op="CompleteMultipartUpload", kind="lost_reply")
+    replace(uri, data, etag)
+    assert fault.hits() == 1
+    assert s3_own.get("object") == data
+
+
+@pytest.mark.parametrize("size", [10, 2 * PART + 1])
+def test_a_conflict_is_a_change(s3_own: Any, size: int) -> None:
+    uri = s3_own.uri("object")
+    etag = s3dlio_np.put(uri, b"first")["etag"]
+    op = "PutObject" if size < PART else "CompleteMultipartUpload"
+    fault = s3_own.server.add_fault(
+        op=op, kind="status", status=409, code="ConditionalRequestConflict"
+    )
+    with pytest.raises(s3dlio_np.ObjectChangedError):
+        replace(uri, some_bytes(size), etag)
+    assert fault.hits() == 1
+    assert s3_own.get("object") == b"first"
+    assert s3_own.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"if_match": '"a"', "if_none_match": True}, ValueError),
+        ({"if_match": ""}, ValueError),
+        ({"if_match": '"a"\r\nx: y'}, ValueError),
+        ({"if_match": True}, TypeError),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match="if_match"):
+        WriterOptions(**options)
