@@ -58,6 +58,8 @@ class WriterOptions:
         replaced or deleted by then it stays as it is, and that is an ObjectChangedError. The store
         decides when the object is to become visible. Of a local file the ETag is compared just before
         the rename, and files have no way to do both in one step: a writer that comes between is lost.
+        When the answer to a write of a single request is lost, it is sent again, and refused because
+        of itself: then the error does not tell who has written. (Uploads in parts do tell.)
 
     Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
     are checked when the object is opened.
