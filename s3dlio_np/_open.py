@@ -113,7 +113,9 @@ def open(
 
     Raises FileNotFoundError for a missing object, PermissionError when access is refused or there
     are no credentials, ValueError for a wrong argument, StorageError (which all but ValueError are)
-    for the rest. With if_none_match FileExistsError at close().
+    for the rest. With if_none_match FileExistsError at close(), with if_match ObjectChangedError. Where
+    AWS_RESPONSE_CHECKSUM_VALIDATION asks for checks, IntegrityError from the read of the last byte, or
+    from open() of a small object, for bytes that are not those stored.
     """
     if mode not in ("rb", "wb", "r", "rt", "w", "wt"):
         raise ValueError(f'mode is {mode!r}, but must be "rb", "wb", "r", "rt", "w" or "wt"')
