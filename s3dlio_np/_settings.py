@@ -21,8 +21,8 @@ def configure(
     max_attempts; these four count when the engine starts, so set them before the first use. Access:
     endpoint, region, access_key, secret_key, session_token, profile, config_file,
     credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous,
-    checksum_calculation ("when_supported", "when_required"). What S3 requests say besides:
-    request_payer ("requester"), expected_bucket_owner, sse ("AES256", "aws:kms", "aws:kms:dsse"),
+    checksum_calculation and checksum_validation ("when_supported", "when_required"). What S3
+    requests say besides: request_payer ("requester"), expected_bucket_owner, sse ("AES256", "aws:kms", "aws:kms:dsse"),
     sse_kms_key_id, sse_kms_context, sse_bucket_key ("true", "false"), sse_customer_key (32 bytes in
     base64: SSE-C; only over https:// or to loopback). Where credentials are fetched:
     sts_endpoint, sso_endpoint, role_arn, role_session_name, web_identity_token_file,

@@ -40,7 +40,7 @@ RUBBISH = ["many", "-1", "1.5", "8MiB", "0x10", "1 ", " 1", "+1", "1e3", "", "9"
 TEXTS = [
     *("endpoint", "region", "access_key", "secret_key", "session_token", "profile"),
     *("config_file", "credentials_file", "ca_bundle", "addressing", "anonymous"),
-    *("checksum_calculation", "sts_endpoint", "sso_endpoint", "role_arn", "role_session_name"),
+    *("checksum_calculation", "checksum_validation", "sts_endpoint", "sso_endpoint", "role_arn", "role_session_name"),
     *("web_identity_token_file", "container_relative_uri", "container_full_uri"),
     *("container_token", "container_token_file"),
     *("metadata_disabled", "metadata_endpoint", "metadata_mode"),
