@@ -636,6 +636,17 @@ def test_fault_status(server: OwnServer) -> None:
     assert server.request("HEAD", f"/{BUCKET}/new").status == 404
 
 
+def test_fault_every(server: OwnServer) -> None:
+    """The third, the sixth and so on behind those that were let pass, until `count` were hit."""
+    server.request("PUT", f"/{BUCKET}/every", body=DATA)
+    fault = server.add_fault(
+        op="GetObject", kind="status", status=503, key="every", skip=2, every=3, count=2
+    )
+    got = [server.request("GET", f"/{BUCKET}/every").status for _ in range(12)]
+    assert got == [200, 200, 200, 200, 503, 200, 200, 503, 200, 200, 200, 200]
+    assert (fault.hits(), fault.matched()) == (2, 12)
+
+
 def test_fault_resets(server: OwnServer) -> None:
     with pytest.raises(ConnectionResetError):
         fault_get(server, kind="reset_before")

@@ -89,6 +89,7 @@ static bool read_field(struct s3s_fault *rule, struct s3s_span name, struct s3s_
     } numbers[] = {
         {"part", &rule->part},
         {"skip", &rule->skip},
+        {"every", &rule->every},
         {"range_from", &rule->range_from},
         {"status", &rule->status},
         {"offset", &rule->offset},
@@ -195,6 +196,16 @@ static bool rule_fits(const struct s3s_fault *rule, const struct s3s_fault_query
            s3s_span_find(query->key, s3s_span_of(rule->key)) != SIZE_MAX;
 }
 
+// Whether the request that has just been counted is one to hit.
+static bool rule_hits(const struct s3s_fault *rule)
+{
+    if (rule->matched <= rule->skip)
+        return false;
+    uint64_t number = rule->matched - rule->skip; // from 1
+    uint64_t every = rule->every ? rule->every : 1;
+    return number % every == 0 && (rule->always || number / every <= rule->count);
+}
+
 void s3s_faults_match(struct s3s_faults *faults, const struct s3s_fault_query *query,
                       struct s3s_fault *hit)
 {
@@ -204,8 +215,7 @@ void s3s_faults_match(struct s3s_faults *faults, const struct s3s_fault_query *q
         if (!rule_fits(rule, query))
             continue;
         rule->matched++;
-        if (rule->matched <= rule->skip ||
-            (!rule->always && rule->matched - rule->skip > rule->count))
+        if (!rule_hits(rule))
             continue;
         *hit = *rule;
         break;

@@ -44,6 +44,7 @@ struct s3s_fault {
     uint64_t part;       // 0: any
     uint64_t range_from; // the request's Range begins here; UINT64_MAX: any
     uint64_t skip, count;
+    uint64_t every; // of those that fit, from `skip` on, only each n-th; 0: each
     bool always;
     uint64_t status, retry_after_s;
     char code[64], message[192];
