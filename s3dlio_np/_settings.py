@@ -17,8 +17,8 @@ def configure(
     """Sets process-wide settings, which win over the environment; None goes back to it.
 
     Transfers: put_part_bytes, put_inflight, get_part_bytes, get_inflight, get_threshold_bytes,
-    max_attempts, sign_payload, file_direct. Process: threads, max_connections, memory_limit_bytes,
-    max_attempts; these four count when the engine starts, so set them before the first use. Access:
+    sign_payload, file_direct. Process: threads, max_connections, memory_limit_bytes, max_attempts,
+    hedge_ms; these five count when the engine starts, so set them before the first use. Access:
     endpoint, region, access_key, secret_key, session_token, profile, config_file,
     credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous,
     checksum_calculation and checksum_validation ("when_supported", "when_required"). What S3
@@ -63,7 +63,7 @@ def _text(field: str, value: Setting) -> str | None:
 def stats() -> dict[str, int]:
     """Counters of this process, only ever growing, and its memory for part buffers in bytes.
 
-    requests, retries, failures, bytes_received, bytes_sent, objects_opened, objects_written,
-    uploads_aborted; memory_held_bytes, memory_peak_bytes, memory_limit_bytes.
+    requests, retries, hedges (GETs asked for again because they were late), failures, bytes_received,
+    bytes_sent, objects_opened, objects_written, uploads_aborted; memory_held_bytes, memory_peak_bytes, memory_limit_bytes.
     """
     return _native.stats()

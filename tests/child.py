@@ -42,12 +42,13 @@ def run(
 
 
 def start(
-    script: str, *arguments: object, env: Mapping[str, str] | None = None
+    script: str, *arguments: object, env: Mapping[str, str] | None = None, stdin: bool = False
 ) -> subprocess.Popen[str]:
-    """The program, running; its output is piped."""
+    """The program, running; its output is piped, and on request its input."""
     return subprocess.Popen(
         _command(script, arguments),
         env=_environment(env),
+        stdin=subprocess.PIPE if stdin else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -63,6 +63,7 @@ static size_t on_header(char *line, size_t size, size_t count, void *context)
     struct attempt *attempt = context;
     size_t length = size * count;
     attempt->headers_bytes += length;
+    s3d_attempt_heard(attempt->request);
     if (attempt->headers_bytes > HEADERS_MAX_BYTES) {
         s3d_fail(&attempt->failure, S3D_PROTOCOL, "the answer's headers exceed %d bytes",
                  HEADERS_MAX_BYTES);
@@ -135,6 +136,7 @@ static size_t on_receive(char *data, size_t size, size_t count, void *context)
 {
     struct attempt *attempt = context;
     size_t length = size * count;
+    s3d_attempt_heard(attempt->request);
     if (!attempt->judged && judge(attempt)) {
         return 0;
     }
@@ -521,6 +523,7 @@ static void http_start(struct s3d_driver *base, struct s3d_request *request)
         return;
     }
     request->attempt = attempt;
+    s3d_attempt_watch(request);
 }
 
 static void http_cancel(struct s3d_driver *base, struct s3d_request *request)

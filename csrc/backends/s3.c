@@ -180,6 +180,7 @@ static enum s3d_code set_address(struct s3d_s3_store *store, const struct s3d_co
     if (!code) {
         code = s3d_s3_places_init(&store->places, endpoint, region, bucket, virtual, error);
     }
+    store->http.base.site = store->places.site;
     return code ? code : set_path(store, bucket, virtual, error);
 }
 

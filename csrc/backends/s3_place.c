@@ -12,7 +12,7 @@ enum { REGION_MAX = 64, KNOWN_MAX = 64 };
 
 /* locked{shared}: which buckets turned out to lie elsewhere; of the process, the oldest replaced. */
 static struct known {
-    uint64_t bucket; /* its hash together with the home it was looked for at; 0: none */
+    uint64_t site; /* 0: none */
     char region[REGION_MAX];
 } known[KNOWN_MAX];
 static unsigned known_next;
@@ -28,13 +28,14 @@ static uint64_t hash_of(const struct s3d_s3_places *places)
         }
         hash = (hash ^ 0xff) * 0x100000001b3;
     }
+    hash ^= hash >> 32;
     return hash ? hash : 1;
 }
 
-static struct known *find_locked(uint64_t bucket)
+static struct known *find_locked(uint64_t site)
 {
     for (size_t i = 0; i < KNOWN_MAX; i++) {
-        if (known[i].bucket == bucket) {
+        if (known[i].site == site) {
             return &known[i];
         }
     }
@@ -44,7 +45,7 @@ static struct known *find_locked(uint64_t bucket)
 static bool recall(const struct s3d_s3_places *places, char region[REGION_MAX])
 {
     s3d_shared_lock();
-    const struct known *found = find_locked(hash_of(places));
+    const struct known *found = find_locked(places->site);
     if (found) {
         memcpy(region, found->region, REGION_MAX);
     }
@@ -54,13 +55,12 @@ static bool recall(const struct s3d_s3_places *places, char region[REGION_MAX])
 
 static void remember(const struct s3d_s3_places *places, const char *region)
 {
-    uint64_t bucket = hash_of(places);
     s3d_shared_lock();
-    struct known *entry = find_locked(bucket);
+    struct known *entry = find_locked(places->site);
     if (!entry) {
         entry = &known[known_next++ % KNOWN_MAX];
     }
-    entry->bucket = bucket;
+    entry->site = places->site;
     s3d_copy_text(entry->region, sizeof entry->region, region, strlen(region));
     s3d_shared_unlock();
 }
@@ -144,6 +144,7 @@ enum s3d_code s3d_s3_places_init(struct s3d_s3_places *places, const char *endpo
     if (!places->bucket || !place_init(&places->home, places, endpoint, region)) {
         return s3d_fail_memory(error, strlen(bucket) + 1);
     }
+    places->site = hash_of(places);
     if (recall(places, elsewhere)) {
         struct s3d_s3_place *place = place_elsewhere(places, elsewhere);
         if (!place) {

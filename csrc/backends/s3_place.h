@@ -13,6 +13,7 @@
 #include "core/error.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct s3d_s3_place {
     char *origin; /* "https://host:port", the bucket in front of the host where virtual */
@@ -24,6 +25,7 @@ struct s3d_s3_places {
     /* frozen */
     struct s3d_s3_place home; /* by the settings */
     char *bucket;
+    uint64_t site; /* a hash of home and bucket */
     bool virtual, amazon; /* the bucket is in the host; the endpoint is Amazon's */
     /* set at most once */
     _Atomic(struct s3d_s3_place *) moved;

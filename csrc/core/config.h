@@ -21,6 +21,7 @@
     X(max_connections, "S3DLIO_HTTP_MAX_CONNS", 512, 1, 65536)                                     \
     X(memory_limit_bytes, "S3DLIO_MEMORY_LIMIT", 0, 0, UINT64_MAX) /* 0: 2 x inflight x part */    \
     X(max_attempts, "AWS_MAX_ATTEMPTS", 5, 1, 100)                                                 \
+    X(hedge_ms, "S3DLIO_HEDGE", 100, 0, 60000) /* shortest wait before it; 0: never */             \
     X(metadata_timeout_s, "AWS_METADATA_SERVICE_TIMEOUT", 1, 1, 300)                               \
     X(metadata_attempts, "AWS_METADATA_SERVICE_NUM_ATTEMPTS", 1, 1, 20)                            \
     X(sign_payload, "S3DLIO_SIGN_PAYLOAD", 0, 0, 1)         /* SHA-256 of every body */            \

@@ -1,6 +1,7 @@
 #include "core/pool.h"
 
 #include "core/config.h"
+#include "core/hedge.h"
 #include "core/latch.h"
 #include "core/mem.h"
 #include "core/retry.h"
@@ -12,7 +13,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { THREADS_DEFAULT_MAX = 16, IDLE_POLL_MS = 60000, NOT_READY_MS = 5 };
+enum {
+    THREADS_DEFAULT_MAX = 16,
+    IDLE_POLL_MS = 60000,
+    NOT_READY_MS = 5,
+    LOOK_MS = 250,        /* stragglers are looked for at least so often */
+    STALL_MIN_MS = 1000   /* a body that has begun may pause for so long */
+};
 
 /* A singly linked queue through request->next. */
 struct queue {
@@ -30,6 +37,7 @@ struct s3d_worker {
     /* loop */
     struct s3d_request *running; /* attempts under way */
     struct s3d_request *waiting; /* backing off until due_ms */
+    int64_t look_ms; /* when to look for stragglers again */
     bool progress; /* something ended since the queue was last looked at: do not wait in poll */
     enum s3d_code opened;
 };
@@ -40,6 +48,7 @@ struct s3d_pool {
     const struct s3d_config *config;
     struct s3d_retry *retry;
     struct s3d_stats *stats;
+    struct s3d_hedge hedge; /* a lock of its own inside */
     unsigned capacity; /* of one worker */
     unsigned worker_count;
     struct s3d_worker *workers; /* worker_count of them run */
@@ -140,6 +149,9 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
     list_remove(&worker->running, request);
     worker->progress = true;
     if (code == S3D_OK) {
+        if (request->heard_ms && request->wait_ms >= 0 && request->verb == S3D_VERB_GET) {
+            s3d_hedge_answered(&pool->hedge, request->store->site, request->wait_ms);
+        }
         memset(&request->result.error, 0, sizeof request->result.error);
         s3d_retry_succeeded(pool->retry);
         s3d_count(&pool->stats->bytes_received, request->result.received_bytes);
@@ -178,12 +190,42 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
     finish(pool, worker, request, request->result.error.code);
 }
 
+void s3d_attempt_watch(struct s3d_request *request)
+{
+    request->heard_ms = s3d_now_ms();
+    request->wait_ms = -1;
+}
+
+void s3d_attempt_heard(struct s3d_request *request)
+{
+    int64_t now_ms = s3d_now_ms();
+    if (request->wait_ms < 0) {
+        request->wait_ms = now_ms - request->heard_ms;
+    }
+    request->heard_ms = now_ms;
+    request->suspected = false;
+}
+
+static void look_soon(struct s3d_worker *worker)
+{
+    int64_t floor_ms = worker->pool->hedge.floor_ms;
+    int64_t look_ms = s3d_now_ms() + floor_ms;
+    if (floor_ms && look_ms < worker->look_ms) {
+        worker->look_ms = look_ms;
+    }
+}
+
 static void start_attempt(struct s3d_worker *worker, struct s3d_request *request)
 {
     request->attempts++;
     s3d_count(&worker->pool->stats->requests, 1);
-    if (request->attempts > 1) {
+    if (request->attempts > 1 && !request->reissued) {
         s3d_count(&worker->pool->stats->retries, 1);
+    }
+    request->heard_ms = 0;
+    request->suspected = request->reissued = false;
+    if (request->verb == S3D_VERB_GET) {
+        look_soon(worker);
     }
     memset(&request->last, 0, sizeof request->last);
     list_push(&worker->running, request);
@@ -335,6 +377,90 @@ static void end_cancelled(struct s3d_worker *worker, bool all)
     }
 }
 
+/* ---- stragglers ---- */
+
+/* How long a running attempt may hear nothing; negative: for ever. */
+static int64_t quiet_limit_ms(struct s3d_pool *pool, const struct s3d_request *request)
+{
+    if (request->verb != S3D_VERB_GET || !request->heard_ms ||
+        request->hedges >= S3D_HEDGES_MAX) {
+        return -1;
+    }
+    int64_t limit_ms = s3d_hedge_limit_ms(&pool->hedge, request->store->site);
+    if (limit_ms >= 0 && request->wait_ms >= 0) {
+        limit_ms = 2 * limit_ms < STALL_MIN_MS ? STALL_MIN_MS : 2 * limit_ms;
+    }
+    return limit_ms < 0 ? -1 : limit_ms << request->hedges;
+}
+
+/*
+ * Whether a running attempt is to be given up for another. Late is only one that is late twice, with
+ * a poll in between: this thread itself may not have run for a while, and the answer may lie in the
+ * socket. *look_ms: when to look again, at most what it was.
+ */
+static bool is_straggler(struct s3d_worker *worker, struct s3d_request *request, int64_t now_ms,
+                         int64_t *look_ms)
+{
+    if (!request->heard_ms) {
+        return false;
+    }
+    int64_t limit_ms = quiet_limit_ms(worker->pool, request);
+    int64_t due_ms = request->heard_ms + limit_ms;
+    int64_t next_ms = limit_ms >= 0 && due_ms > now_ms && due_ms < now_ms + LOOK_MS
+                          ? due_ms
+                          : now_ms + LOOK_MS;
+    bool late = limit_ms >= 0 && due_ms <= now_ms;
+    if (late && request->suspected) {
+        late = s3d_hedge_allowed(&worker->pool->hedge, request->store->site,
+                                 now_ms - request->heard_ms);
+    } else if (late) {
+        request->suspected = worker->progress = true;
+        late = false;
+        next_ms = now_ms;
+    }
+    *look_ms = next_ms < *look_ms ? next_ms : *look_ms;
+    return late;
+}
+
+/* Gives late attempts up and starts each anew. The old one's connection is closed first, so nothing
+ * of its answer can come into memory that the new one writes to. */
+static void reissue_stragglers(struct s3d_worker *worker)
+{
+    int64_t now_ms = s3d_now_ms();
+    if (now_ms < worker->look_ms) {
+        return;
+    }
+    worker->look_ms = INT64_MAX;
+    struct s3d_request *late = NULL;
+    for (struct s3d_request **link = &worker->running; *link;) {
+        struct s3d_request *request = *link;
+        if (is_straggler(worker, request, now_ms, &worker->look_ms)) {
+            *link = request->next;
+            list_push(&late, request);
+        } else {
+            link = &request->next;
+        }
+    }
+    while (late) {
+        struct s3d_request *request = late;
+        late = request->next;
+        worker->driver->ops->cancel(worker->driver, request);
+        s3d_count(&worker->pool->stats->hedges, 1);
+        request->hedges++;
+        request->attempts--;
+        request->reissued = true;
+        start_when_ready(worker, request);
+    }
+}
+
+/* How long the driver may poll, in ms. */
+static int poll_time(const struct s3d_worker *worker)
+{
+    int due_ms = time_until_due(worker);
+    int64_t look_ms = worker->look_ms - s3d_now_ms();
+    return worker->progress || look_ms <= 0 ? 0 : look_ms < due_ms ? (int)look_ms : due_ms;
+}
+
 static void run(struct s3d_worker *worker)
 {
     struct s3d_pool *pool = worker->pool;
@@ -355,14 +481,14 @@ static void run(struct s3d_worker *worker)
         worker->progress = false;
         start_taken(worker, taken);
         start_due(worker); /* some may go back to wait: a store can be not ready still */
-        int timeout_ms = time_until_due(worker);
+        reissue_stragglers(worker);
         unsigned epoch = atomic_load(&pool->cancel_epoch);
         if (epoch != seen_epoch) {
             seen_epoch = epoch;
             end_cancelled(worker, false);
         }
         /* What ended within start() left room for queued requests, or a retry to wait for. */
-        worker->driver->ops->poll(worker->driver, worker->progress ? 0 : timeout_ms);
+        worker->driver->ops->poll(worker->driver, poll_time(worker));
     }
 }
 
@@ -372,6 +498,7 @@ static void *worker_main(void *argument)
     struct s3d_pool *pool = worker->pool;
     pthread_setname_np(pthread_self(), "s3dlio-io");
     struct s3d_error error;
+    worker->look_ms = INT64_MAX;
     enum s3d_code code = pool->ops->open(&worker->driver, pool->config, pool->capacity, &error);
     if (!code) {
         worker->driver->ops = pool->ops;
@@ -463,6 +590,7 @@ enum s3d_code s3d_pool_new(struct s3d_pool **out, const struct s3d_driver_ops *o
     pool->config = config;
     pool->retry = retry;
     pool->stats = stats;
+    s3d_hedge_init(&pool->hedge, config->hedge_ms);
     pool->capacity = ops->capacity(config, threads);
     pool->workers = s3d_alloc_zeroed(threads, sizeof *pool->workers);
     if (!pool->workers) {
@@ -525,6 +653,7 @@ void s3d_pool_free(struct s3d_pool *pool)
     }
     s3d_pool_stop(pool);
     s3d_latch_fini(&pool->latch);
+    s3d_hedge_fini(&pool->hedge);
     s3d_free(pool->workers);
     s3d_free(pool);
 }

@@ -3,8 +3,9 @@
  *
  * Submitted requests wait in one queue, first come first served. A thread takes as many as its
  * fair share of what is outstanding, starts them through its driver, waits in driver->poll, and
- * for each attempt that ends decides: done, or again after a back-off (core/retry.h). So retries
- * and cancelling are written once, and a driver knows single attempts only.
+ * for each attempt that ends decides: done, or again after a back-off (core/retry.h). It looks after
+ * stragglers, too (core/hedge.h). So retries, hedges and cancelling are written once, and a driver
+ * knows single attempts only.
  *
  * Threads: submit, cancel and free may be called from any thread; drivers run on their own thread
  * except `wake`. Requests' `done` runs on an I/O thread without any lock held.
@@ -47,6 +48,14 @@ struct s3d_driver_ops {
  * otherwise request->last holds the error (its code equals `code`).
  */
 void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, enum s3d_code code);
+
+/*
+ * For drivers that can tell how an attempt is doing, on their thread: it has begun; something of its
+ * answer has come. A watched GET that hears nothing for much longer than is usual is cancelled and
+ * started again (core/hedge.h), which costs it no attempt.
+ */
+void s3d_attempt_watch(struct s3d_request *request);
+void s3d_attempt_heard(struct s3d_request *request);
 
 /* Starts the threads. */
 S3D_MUST_USE enum s3d_code s3d_pool_new(struct s3d_pool **pool, const struct s3d_driver_ops *ops,

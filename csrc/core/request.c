@@ -23,6 +23,9 @@ void s3d_request_reset(struct s3d_request *request)
     request->resigned = request->redirected = false;
     request->signed_for = NULL;
     request->due_ms = 0;
+    request->heard_ms = request->wait_ms = 0;
+    request->suspected = request->reissued = false;
+    request->hedges = 0;
     memset(&request->last, 0, sizeof request->last);
     memset(&request->result, 0, sizeof request->result);
 }

@@ -143,6 +143,12 @@ struct s3d_request {
     bool redirected;                  /* the driver's: sent once more, for another region */
     uint64_t due_ms;                  /* when the next attempt may start */
     struct s3d_error last;            /* how the last attempt ended */
+    /* of the running attempt: see s3d_attempt_watch */
+    int64_t heard_ms;                 /* when it last heard of the store; 0: it is not watched */
+    int64_t wait_ms;                  /* until the answer began; negative: it has not */
+    bool suspected;                   /* it was late when last looked at */
+    bool reissued;                    /* the attempt to start is a hedge, no retry */
+    unsigned hedges;                  /* of this request */
 
     /* result: the driver's while an attempt runs, the submitter's after done */
     struct {

@@ -9,6 +9,7 @@
 #define S3D_COUNTERS(X)                                                                            \
     X(requests)       /* attempts sent */                                                          \
     X(retries)        /* attempts after the first */                                               \
+    X(hedges)         /* GETs asked for again because they were late, see core/hedge.h */          \
     X(failures)       /* requests that ended with an error */                                      \
     X(bytes_received) /* body bytes placed */                                                      \
     X(bytes_sent)     /* body bytes acknowledged */                                                \

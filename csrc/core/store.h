@@ -41,6 +41,7 @@ struct s3d_store {
     /* What whole objects are checked against when they are read: S3D_SUM_KINDS of them. NULL: they
      * are not. */
     const struct s3d_sum_kind *const *check_kinds;
+    uint64_t site; /* a number that stores with the same servers have in common */
     struct s3d_engine *engine; /* borrowed: the engine outlives every store */
     struct s3d_pool *pool;     /* where its requests run; set by s3d_store_init */
     atomic_uint references;

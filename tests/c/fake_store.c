@@ -39,7 +39,7 @@ struct fake_store {
     struct s3d_store base;
     /* locked{mutex} */
     pthread_mutex_t mutex;
-    bool blocking, empty_is_range, ignore_if_match;
+    bool blocking, empty_is_range, ignore_if_match, watched;
     int64_t answer_us;
     uint64_t bytes_per_s;
     unsigned serial;
@@ -445,6 +445,9 @@ static void end_attempt(struct driver *driver, struct attempt *attempt)
     struct fake_store *fake = store_of(request);
     pthread_mutex_lock(&fake->mutex);
     enum s3d_code code;
+    if (fake->watched) {
+        s3d_attempt_heard(request);
+    }
     if (attempt->rule.code) {
         code = s3d_fail(&request->last, attempt->rule.code, "scripted by rule %u",
                         attempt->rule_number);
@@ -548,8 +551,11 @@ static void driver_start(struct s3d_driver *base, struct s3d_request *request)
     count_start_locked(fake, request, driver->index);
     apply_rule_locked(fake, attempt);
     unsigned epoch = atomic_load(&fake->hold_epoch);
-    bool blocking = fake->blocking;
+    bool blocking = fake->blocking, watched = fake->watched;
     pthread_mutex_unlock(&fake->mutex);
+    if (watched) {
+        s3d_attempt_watch(request);
+    }
     if (blocking) {
         if (attempt->rule.delay_ms) {
             usleep((useconds_t)attempt->rule.delay_ms * 1000);
@@ -733,6 +739,11 @@ static void set_flag(struct fake_store *fake, bool *flag, bool value)
     pthread_mutex_lock(&fake->mutex);
     *flag = value;
     pthread_mutex_unlock(&fake->mutex);
+}
+
+void fake_set_watched(struct fake_store *fake, bool watched)
+{
+    set_flag(fake, &fake->watched, watched);
 }
 
 void fake_set_blocking(struct fake_store *fake, bool blocking)
@@ -1001,6 +1012,7 @@ void fake_engine(const char *settings)
     s3d_engine_shutdown();
     setenv("S3DLIO_RT_THREADS", "2", 1);
     setenv("AWS_MAX_ATTEMPTS", "3", 1);
+    setenv("S3DLIO_HEDGE", "100", 1);
     setenv("S3DLIO_MEMORY_LIMIT", "67108864", 1);
     char *copy = strdup(settings), *rest = copy;
     CHECK(copy != NULL);

@@ -50,7 +50,7 @@ extern const struct s3d_driver_ops fake_driver;
 
 /* Environment for the next engine: a text such as "S3DLIO_RT_THREADS=2 AWS_MAX_ATTEMPTS=3". Shuts
  * the running engine down and lets a new one start. All settings not named go back to: 2 threads,
- * 3 attempts, 64 MiB. */
+ * 3 attempts, 64 MiB, hedges from 100 ms on. */
 void fake_engine(const char *settings);
 struct s3d_engine *fake_running_engine(void);
 
@@ -63,6 +63,8 @@ struct s3d_limits *fake_limits(struct fake_store *fake); /* before the first put
 
 /* Attempts end within start(), as those of a blocking driver. */
 void fake_set_blocking(struct fake_store *fake, bool blocking);
+/* Attempts tell that they have begun, and when they end that they have heard of the store. */
+void fake_set_watched(struct fake_store *fake, bool watched);
 /* GET of the last bytes of an empty object: RANGE instead of OK. */
 void fake_set_empty_is_range(struct fake_store *fake, bool range);
 /* GETs take no notice of if_match. */

@@ -31,6 +31,7 @@ NUMBERS = [
     ("S3DLIO_HTTP_MAX_CONNS", "max_connections", 1, 65536),
     ("S3DLIO_MEMORY_LIMIT", "memory_limit_bytes", 0, 2**64 - 1),
     ("AWS_MAX_ATTEMPTS", "max_attempts", 1, 100),
+    ("S3DLIO_HEDGE", "hedge_ms", 0, 60000),
     ("AWS_METADATA_SERVICE_TIMEOUT", "metadata_timeout_s", 1, 300),
     ("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "metadata_attempts", 1, 20),
     ("S3DLIO_SIGN_PAYLOAD", "sign_payload", 0, 1),
