@@ -104,6 +104,15 @@ enum s3d_code s3d_draft_own(struct s3d_draft *draft, struct s3d_draft *copy,
     return S3D_OK;
 }
 
+uint64_t s3d_draft_chunk_bytes(const struct s3d_draft *draft)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < draft->chunk_count; i++) {
+        bytes += draft->chunks[i].size_bytes;
+    }
+    return bytes;
+}
+
 bool s3d_draft_take_chunk(struct s3d_draft *draft, struct s3d_chunk *chunk)
 {
     if (!draft->chunk_count) {

@@ -35,6 +35,8 @@ S3D_MUST_USE enum s3d_code s3d_draft_copy(struct s3d_draft *draft, const void *d
 /* Gives the draft a chunk, which it hands back through s3d_draft_take_chunk. */
 S3D_MUST_USE enum s3d_code s3d_draft_add_chunk(struct s3d_draft *draft, struct s3d_chunk chunk,
                                                struct s3d_error *error);
+/* How many bytes the chunks have room for in all, used or not. */
+uint64_t s3d_draft_chunk_bytes(const struct s3d_draft *draft);
 /* Takes a chunk out again; false when there is none left. */
 bool s3d_draft_take_chunk(struct s3d_draft *draft, struct s3d_chunk *chunk);
 /* Moves all bytes into `copy`, which is empty but for one chunk with room for them: afterwards the

@@ -117,8 +117,9 @@ static enum s3d_code take_piece(struct s3d_put *put, enum taking taking, const c
         code = s3d_draft_refer(&put->draft, data + *written, piece, error);
     } else {
         bool in_place = !put->draft.bytes && left / put->concurrency >= part && left > part;
-        size_t chunk = taking == TAKE_COPY ? part : SMALL_CHUNK_BYTES;
-        code = in_place ? S3D_AGAIN : s3d_put_fit_chunk(put, chunk, error);
+        size_t chunk =
+            taking == TAKE_COPY ? part - (size_t)put->draft.bytes : SMALL_CHUNK_BYTES;
+        code = in_place ? S3D_AGAIN : s3d_put_fit_chunk(put, chunk, left < part, error);
         if (code == S3D_AGAIN && !put->draft.bytes && left >= part) {
             return send_in_place(put, data + *written, part, written, deadline_ms, error);
         }
@@ -266,6 +267,8 @@ enum s3d_code s3d_put_let_go(struct s3d_put *put, uint64_t end_bytes, int64_t ti
 
 static void single_put(struct s3d_put *put)
 {
+    put->moving_bytes = s3d_draft_chunk_bytes(&put->draft);
+    s3d_budget_moves(&put->store->engine->budget, put->moving_bytes);
     put->control.spans = put->draft.spans;
     put->control.span_count = put->draft.span_count;
     put->control.length_bytes = put->draft.bytes;

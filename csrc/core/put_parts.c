@@ -45,8 +45,13 @@ static struct s3d_chunk take_spare_locked(struct s3d_put *put)
 
 static void release_chunk(struct s3d_put *put, struct s3d_chunk chunk)
 {
-    put->held_bytes -= chunk.size_bytes;
+    atomic_fetch_sub(&put->held_bytes, chunk.size_bytes);
     s3d_budget_give(&put->store->engine->budget, chunk.data, chunk.size_bytes);
+}
+
+static struct s3d_budget *budget_of(struct s3d_put *put)
+{
+    return &put->store->engine->budget;
 }
 
 /* A spare chunk that is large enough, or one from the budget. AGAIN: none is free yet. */
@@ -62,32 +67,53 @@ static enum s3d_code take_chunk(struct s3d_put *put, size_t bytes, struct s3d_ch
             *chunk = (struct s3d_chunk){0};
         }
     }
-    /* With nothing under way no memory of its own will come free: then it may overdraw. */
+    /* With nothing under way no memory of its own will come free: then it has a claim. */
     bool alone = put->active_count == 0;
     s3d_latch_unlock(&put->latch);
+    if (chunk->data || !alone) {
+        s3d_budget_withdraw(budget_of(put), &put->claim);
+    }
     if (chunk->data) {
         return S3D_OK;
     }
-    if (!alone && put->held_bytes + bytes > PARTS_PER_SLOT * put->concurrency * put->part_bytes) {
+    if (!alone && atomic_load(&put->held_bytes) + bytes >
+                      PARTS_PER_SLOT * put->concurrency * put->part_bytes) {
         return S3D_AGAIN;
     }
     void *data = NULL;
-    enum s3d_code code = s3d_budget_take(&put->store->engine->budget, bytes,
-                                         alone, 0, &data, error);
+    enum s3d_code code = s3d_budget_take(budget_of(put), bytes, alone ? &put->claim : NULL, 0,
+                                         &data, error);
+    if (code == S3D_AGAIN && alone && bytes <= S3D_BUDGET_SMALL_BYTES) {
+        s3d_budget_withdraw(budget_of(put), &put->claim);
+        code = s3d_budget_take_small(budget_of(put), bytes, &data, error);
+    }
     if (!code) {
-        put->held_bytes += bytes;
+        atomic_fetch_add(&put->held_bytes, bytes);
         *chunk = (struct s3d_chunk){data, bytes};
     }
     return code;
 }
 
-enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes, struct s3d_error *error)
+
+static bool is_alone(struct s3d_put *put)
+{
+    s3d_latch_lock(&put->latch);
+    bool alone = put->active_count == 0;
+    s3d_latch_unlock(&put->latch);
+    return alone;
+}
+
+enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes, bool or_small,
+                                struct s3d_error *error)
 {
     if (s3d_draft_room(&put->draft)) {
         return S3D_OK;
     }
     struct s3d_chunk chunk;
     enum s3d_code code = take_chunk(put, bytes, &chunk, error);
+    if (code == S3D_AGAIN && or_small && !put->draft.bytes && is_alone(put)) {
+        code = take_chunk(put, S3D_BUDGET_SMALL_BYTES, &chunk, error);
+    }
     if (!code) {
         code = s3d_draft_add_chunk(&put->draft, chunk, error);
         if (code) {
@@ -130,6 +156,9 @@ enum s3d_code s3d_put_own_draft(struct s3d_put *put, struct s3d_error *error)
 
 void s3d_put_release_chunks(struct s3d_put *put)
 {
+    s3d_budget_withdraw(budget_of(put), &put->claim);
+    s3d_budget_rests(budget_of(put), put->moving_bytes);
+    put->moving_bytes = 0;
     for (struct s3d_chunk chunk; s3d_draft_take_chunk(&put->draft, &chunk);) {
         release_chunk(put, chunk);
     }
@@ -141,10 +170,21 @@ void s3d_put_release_chunks(struct s3d_put *put)
 
 /* ---- parts ---- */
 
+/* The chunks of a part that has ended go to streams that have none, or else are kept. */
+static void share_chunks(struct s3d_put *put, struct s3d_put_slot *slot)
+{
+    struct s3d_chunk chunk;
+    while (s3d_budget_wanted(budget_of(put)) && s3d_draft_take_chunk(&slot->draft, &chunk)) {
+        release_chunk(put, chunk);
+    }
+    s3d_budget_rests(budget_of(put), slot->moving_bytes);
+}
+
 static void part_done(struct s3d_request *request)
 {
     struct s3d_put_slot *slot = request->owner;
     struct s3d_put *put = slot->put;
+    share_chunks(put, slot);
     s3d_latch_lock(&put->latch);
     if (request->result.code) {
         s3d_put_fail_locked(put, &request->result.error);
@@ -271,6 +311,8 @@ static struct s3d_put_slot *claim_slot_locked(struct s3d_put *put, bool borrows)
                               .size_bytes = put->draft.bytes};
     s3d_draft_swap(&slot->draft, &put->draft);
     slot->start_us = s3d_now_us();
+    slot->moving_bytes = s3d_draft_chunk_bytes(&slot->draft);
+    s3d_budget_moves(budget_of(put), slot->moving_bytes);
     slot->borrows = borrows;
     slot->active = true;
     slot->held_back = !put->created;

@@ -24,6 +24,7 @@ struct s3d_put_slot {
     struct s3d_request request;
     struct s3d_draft draft;
     int64_t start_us;
+    uint64_t moving_bytes; /* of the draft's chunks, while the part is under way */
     bool borrows;   /* from memory that a write waits for before it returns */
     bool active;    /* locked{latch} */
     bool held_back; /* locked{latch}: waits for the upload id */
@@ -55,7 +56,8 @@ struct s3d_put {
     struct s3d_error doubt; /* why the commit's outcome had to be asked for */
     uint64_t taken_bytes;
     uint64_t sent_offset; /* where the next part begins */
-    uint64_t held_bytes;  /* in chunks, wherever they are */
+    struct s3d_claim claim; /* for a chunk, with nothing under way */
+    uint64_t moving_bytes;  /* of the draft's chunks, while a single PUT sends it */
     /* locked{latch} */
     struct s3d_latch latch;
     struct s3d_put_slot *slots; /* concurrency of them */
@@ -76,6 +78,7 @@ struct s3d_put {
     /* locked{engine}: see s3d_put_link */
     struct s3d_put *next_open, **link_open;
     /* any thread */
+    _Atomic uint64_t held_bytes; /* in chunks, wherever they are */
     atomic_uint references; /* the owner's, and the engine's while it aborts the put */
 };
 
@@ -86,8 +89,9 @@ void s3d_put_cancel_parts_locked(struct s3d_put *put);
 /* Prepares the requests of all slots and the control request. */
 void s3d_put_init_requests(struct s3d_put *put);
 
-/* Makes the draft able to copy, with a new chunk of `bytes` if need be. AGAIN: no memory is free. */
-S3D_MUST_USE enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes,
+/* Makes the draft able to copy, with a new chunk of `bytes` if need be. AGAIN: no memory is free.
+ * `or_small`: an empty draft begins with a small one then, so that an idle stream holds no more. */
+S3D_MUST_USE enum s3d_code s3d_put_fit_chunk(struct s3d_put *put, size_t bytes, bool or_small,
                                              struct s3d_error *error);
 /* Copies what the draft refers to, so that that memory may go. AGAIN: no memory is free. */
 S3D_MUST_USE enum s3d_code s3d_put_own_draft(struct s3d_put *put, struct s3d_error *error);

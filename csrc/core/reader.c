@@ -447,6 +447,13 @@ static bool take_over_buffer(struct s3d_reader *reader, struct block *block, uin
     return donor != NULL;
 }
 
+static void drop_buffer(struct s3d_reader *reader, struct block *block)
+{
+    s3d_budget_give(&reader->store->engine->budget, block->buffer, block->capacity_bytes);
+    block->buffer = NULL;
+    block->capacity_bytes = 0;
+}
+
 /* Gives the block a buffer of `bytes`, or the one it has when the budget is spent. AGAIN: it has
  * none either. */
 static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, size_t bytes,
@@ -461,7 +468,11 @@ static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, 
     }
     struct s3d_budget *budget = &reader->store->engine->budget;
     void *buffer;
-    enum s3d_code code = s3d_budget_take(budget, bytes, first, 0, &buffer, error);
+    enum s3d_code code = s3d_budget_take(budget, bytes, NULL, 0, &buffer, error);
+    if (code == S3D_AGAIN && first) {
+        bytes = (size_t)least(bytes, S3D_BUDGET_SMALL_BYTES);
+        code = s3d_budget_take_small(budget, bytes, &buffer, error);
+    }
     if (!code) {
         s3d_budget_give(budget, block->buffer, block->capacity_bytes);
         block->buffer = buffer;
@@ -507,6 +518,10 @@ static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint
     }
     s3d_latch_unlock(&reader->latch);
     if (!block) {
+        return S3D_AGAIN;
+    }
+    if (!needed && s3d_budget_wanted(&reader->store->engine->budget)) {
+        drop_buffer(reader, block); /* others have nothing, and this can wait */
         return S3D_AGAIN;
     }
     enum s3d_code code = fit_buffer(reader, block, (size_t)size, error);
