@@ -555,7 +555,9 @@ def test_load_numpy(s3_own: Any) -> None:
 def test_interrupted_by_a_signal(s3_own: Any) -> None:
     """The wave ends, and nothing writes into memory that is gone."""
     s3_own.put("x.npy", stock_save(filled(4 * MIB)))
-    fault = s3_own.server.add_fault(op="GetObject", range_from=MIB, kind="stall", seconds=30)
+    fault = s3_own.server.add_fault(
+        op="GetObject", range_from=MIB, kind="stall", seconds=30, count=-1
+    )
 
     def send() -> None:
         while not fault.hits():
@@ -567,4 +569,4 @@ def test_interrupted_by_a_signal(s3_own: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         load(s3_own.uri("x.npy"))
     thread.join()
-    assert fault.hits() == 1
+    assert fault.hits() >= 1

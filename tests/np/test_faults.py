@@ -287,7 +287,7 @@ def test_wrong_answers_never_become_data(
 @pytest.mark.parametrize("read", [read_stream, read_small_pieces])
 def test_an_object_replaced_midway(s3_own: Any, read: Any) -> None:
     s3_own.put("data", DATA)
-    slow = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=1, skip=1)
+    slow = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=1, skip=1, count=-1)
     failures: list[BaseException] = []
 
     def replace() -> None:

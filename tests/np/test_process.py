@@ -359,7 +359,7 @@ def test_ctrl_c_in_a_thread_that_waits_for_anothers_write(s3_own: Any) -> None:
 def test_the_gil_is_free_during_transfers(s3_own: Any) -> None:
     """Python code of another thread runs while one thread waits for a stalled answer."""
     s3_own.put("data", DATA)
-    fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=0.5, count=1)
+    fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=0.5, count=-1)
     counted = [0]
     done = threading.Event()
 
@@ -374,7 +374,7 @@ def test_the_gil_is_free_during_transfers(s3_own: Any) -> None:
     during = counted[0]
     done.set()
     thread.join()
-    assert fault.hits() == 1
+    assert fault.hits() >= 1
     assert during > 20
 
 

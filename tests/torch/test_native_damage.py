@@ -380,7 +380,7 @@ def test_replaced_between_pickle_and_storages(s3_own: Any) -> None:
         s3_own.put("m.pt", old)
         # So that the wave is not over before the object is replaced; it may fail earlier, too.
         s3_own.server.clear_faults()
-        s3_own.server.add_fault(op="GetObject", skip=6, kind="stall", seconds=1)
+        s3_own.server.add_fault(op="GetObject", skip=6, kind="stall", seconds=1, count=-1)
         calls = 0
 
         def replace(storage: Any, location: str, data: bytes = data) -> Any:
