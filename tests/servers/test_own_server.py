@@ -650,6 +650,8 @@ def test_fault_every(server: OwnServer) -> None:
 def test_fault_resets(server: OwnServer) -> None:
     with pytest.raises(ConnectionResetError):
         fault_get(server, kind="reset_before")
+    with pytest.raises((ConnectionResetError, http.client.HTTPException)):
+        fault_get(server, kind="reset_in_headers")
     with pytest.raises(ConnectionResetError):
         fault_get(server, kind="reset_after_headers")
     with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):

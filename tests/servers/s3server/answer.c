@@ -166,7 +166,10 @@ bool s3s_answer_send(struct s3s_call *call)
         length--;
     struct s3s_text head = {0};
     write_head(call, &head, length);
-    bool cut = s3s_call_hit(call, S3S_FAULT_RESET_AFTER_HEADERS);
+    if (s3s_call_hit(call, S3S_FAULT_RESET_IN_HEADERS))
+        head.length /= 2;
+    bool cut = call->fault.kind == S3S_FAULT_RESET_IN_HEADERS ||
+               s3s_call_hit(call, S3S_FAULT_RESET_AFTER_HEADERS);
     bool has_body = length && !call->answer.headers_only && !cut;
     call->wire->counts = NULL;
     s3s_wire_pace(call->wire, 0);

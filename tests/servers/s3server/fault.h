@@ -12,6 +12,7 @@
     X(NONE, "none")                                                                            \
     X(STATUS, "status")                                                                        \
     X(RESET_BEFORE, "reset_before")                                                            \
+    X(RESET_IN_HEADERS, "reset_in_headers")                                                    \
     X(RESET_AFTER_HEADERS, "reset_after_headers")                                              \
     X(RESET_AFTER, "reset_after")                                                              \
     X(TRUNCATE, "truncate")                                                                    \
