@@ -99,6 +99,7 @@ static const struct {
     {"BadDigest", S3D_INTEGRITY},
     {"XAmzContentSHA256Mismatch", S3D_INTEGRITY},
     {"InvalidRange", S3D_RANGE},
+    {"RequestTimeTooSkewed", S3D_DENIED},
     {"InvalidToken", S3D_DENIED},
     {"ExpiredToken", S3D_DENIED},
     {"TokenRefreshRequired", S3D_DENIED},
@@ -112,7 +113,11 @@ static enum s3d_code code_of_status(const struct s3d_request *request, int statu
     case 404: return S3D_NOT_FOUND;
     case 408: return S3D_TIMEOUT;
     case 412:
-        return request->options && request->options->if_none_match ? S3D_EXISTS : S3D_CHANGED;
+        /* Only reads say which version they want, and only writes that none may be there. */
+        if (request->verb == S3D_VERB_GET) {
+            return S3D_CHANGED;
+        }
+        return request->options && request->options->if_none_match ? S3D_EXISTS : S3D_REJECTED;
     case 416: return S3D_RANGE;
     case 429:
     case 503: return S3D_THROTTLED;
