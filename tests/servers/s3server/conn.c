@@ -60,6 +60,9 @@ static void match_faults(struct s3s_call *call)
     struct s3s_fault_query query = {call->op, call->key, call->part_number, UINT64_MAX};
     if (range && s3s_range_parse(*range, &parsed) && !parsed.is_suffix)
         query.range_from = parsed.first;
+    const struct s3s_span *prefix = s3s_request_param(&call->request, "prefix");
+    if (prefix && call->op == S3S_OP_LIST_OBJECTS)
+        query.key = *prefix;
     s3s_faults_match(&call->server->faults, &query, &call->fault);
 }
 
@@ -137,7 +140,7 @@ static bool perform(struct s3s_call *call, enum s3s_code code)
 {
     bool alive = true;
     corrupt_body(call);
-    if (!code)
+    if (!code && call->fault.kind != S3S_FAULT_STATUS) // whose body was not kept
         code = s3s_body_check(call);
     bool made = !code && fault_instead(call, &alive);
     if (!alive)

@@ -41,7 +41,7 @@ struct s3s_fault {
     uint64_t id;
     enum s3s_fault_kind kind;
     enum s3s_op op;      // S3S_OP_COUNT: any
-    char key[256];       // a piece of the key; empty: any
+    char key[256];       // a piece of the key, or of a list's prefix; empty: any
     uint64_t part;       // 0: any
     uint64_t range_from; // the request's Range begins here; UINT64_MAX: any
     uint64_t skip, count;
@@ -55,7 +55,7 @@ struct s3s_fault {
     uint64_t matched, hits;
 };
 
-enum { S3S_FAULT_RULES_MAX = 256 };
+enum { S3S_FAULT_RULES_MAX = 1024 };
 
 struct s3s_faults {
     pthread_mutex_t mutex;
