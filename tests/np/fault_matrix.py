@@ -1,14 +1,18 @@
 """Every request kind under every fault of the table in test_fault_matrix.py, all at once.
 
 `python -m tests.np.fault_matrix` starts a server, reads cells as JSON from stdin, runs them in
-threads and prints what came of each: in a process of its own, since attempts are the engine's.
+threads (none: kills the server under all uses) and prints what came of each: in a process of its own, since attempts are the engine's.
 Faults find their cell by its object's key, or the list's prefix.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import s3dlio_np
-from tests.servers.own import OwnServer
+from tests.servers.own import OwnServer, ServerError
 
 PART = 5 * 1024 * 1024
 SMALL = np.random.default_rng(1).integers(0, 256, 300_000, np.uint8).tobytes()
@@ -152,9 +156,36 @@ def run_all(server: OwnServer, cells: list[dict[str, Any]]) -> dict[str, Any]:
         return dict(threads.map(one, cells))
 
 
+def run_until_gone(server: OwnServer) -> dict[str, Any]:
+    """Every use waits for an answer when the server is killed; from then on nobody listens."""
+    s3dlio_np.savez("s3://bucket/npz", **ARRAYS)
+    npz = server.get_object("bucket", "npz")
+    keys = {work: f"gone-{number}-" for number, work in enumerate(WORKS)}
+    rules = []
+    for work, (op, _, before) in WORKS.items():
+        if before:
+            server.put_object("bucket", keys[work], npz if before == "npz" else SMALL)
+        rules.append(server.add_fault(op=op, key=keys[work], kind="stall", seconds=60, count=-1))
+
+    def one(work: str) -> dict[str, Any]:
+        try:
+            return {"right": WORKS[work][1](f"s3://bucket/{keys[work]}")}
+        except OSError as error:
+            return caught(error)
+
+    with ThreadPoolExecutor(len(WORKS)) as threads:
+        running = {work: threads.submit(one, work) for work in WORKS}
+        while not all(rule.matched() for rule in rules):
+            time.sleep(0.02)
+        os.kill(server.pid, signal.SIGKILL)
+        outcomes = {work: each.result() for work, each in running.items()}
+    return outcomes | {"afterwards": one("head")}
+
+
 def main() -> None:
     cells = json.load(sys.stdin)
-    with OwnServer(md5=True) as server:
+    gone = contextlib.nullcontext() if cells else contextlib.suppress(ServerError)
+    with gone, OwnServer(md5=True) as server:
         s3dlio_np.configure(
             endpoint=server.endpoint,
             access_key=server.access_key,
@@ -162,7 +193,7 @@ def main() -> None:
             region=server.region,
             get_threshold_bytes=1 << 20,
         )
-        print(json.dumps(run_all(server, cells)))
+        print(json.dumps(run_all(server, cells) if cells else run_until_gone(server)))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,11 @@ def outcomes() -> dict[str, dict[str, Any]]:
         }
         for cell in order
     ]
+    by_number = run_cells(cells)
+    return {name: by_number[str(number)] for number, name in enumerate(CELLS)}
+
+
+def run_cells(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     env |= {"PYTHONPATH": str(ROOT), "AWS_MAX_ATTEMPTS": str(ATTEMPTS), "S3DLIO_PUT_INFLIGHT": "2"}
     done = subprocess.run(
@@ -178,8 +183,25 @@ def outcomes() -> dict[str, dict[str, Any]]:
         timeout=170,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    by_number = json.loads(done.stdout)
-    return {name: by_number[str(number)] for number, name in enumerate(CELLS)}
+    printed: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def gone() -> dict[str, dict[str, Any]]:
+    return run_cells([])
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_connections_refused(gone: dict[str, dict[str, Any]], work: str) -> None:
+    """The first attempt's connection breaks, the others find nobody: the first cause is told."""
+    outcome = gone[work]
+    if work == "abort":
+        assert outcome == {"right": True}  # the body's exception came through
+        return
+    assert (outcome["code"], outcome["attempts"]) == ("NETWORK", ATTEMPTS), outcome
+    assert outcome["status"] is None and "StorageError" in outcome["classes"]
+    assert "no connection" in gone["afterwards"]["text"]
 
 
 def test_the_table_has_every_cell() -> None:
