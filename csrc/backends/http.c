@@ -132,6 +132,17 @@ static enum s3d_code judge(struct attempt *attempt)
     return code;
 }
 
+/* A body that is too long is the server's fault, and no wrong value of the caller's. */
+static enum s3d_code check_text(const struct s3d_str *text, struct s3d_error *error)
+{
+    enum s3d_code code = s3d_str_check(text, error);
+    if (code == S3D_INVALID) {
+        code = s3d_fail(error, S3D_PROTOCOL, "the answer's body is longer than %zu bytes",
+                        text->max);
+    }
+    return code;
+}
+
 static size_t on_receive(char *data, size_t size, size_t count, void *context)
 {
     struct attempt *attempt = context;
@@ -142,7 +153,7 @@ static size_t on_receive(char *data, size_t size, size_t count, void *context)
     }
     if (!attempt->place) {
         s3d_str_add_bytes(&attempt->answer.text, data, length);
-        return s3d_str_check(&attempt->answer.text, &attempt->failure) ? 0 : length;
+        return check_text(&attempt->answer.text, &attempt->failure) ? 0 : length;
     }
     return place_bytes(attempt, data, length) ? 0 : length;
 }
@@ -388,6 +399,19 @@ static void describe_origin(const struct attempt *attempt, char *out, size_t siz
     s3d_copy_text(out, size, url, length);
 }
 
+/*
+ * What libcurl says of an answer's head that is none, as it also says of faults on this side: "out of
+ * memory" of a line beyond its limit, "unsupported protocol" of what does not begin with HTTP/.
+ */
+static bool is_broken_head(const struct attempt *attempt, CURLcode result)
+{
+    curl_off_t begun_us = 0;
+    return (result == CURLE_OUT_OF_MEMORY || result == CURLE_UNSUPPORTED_PROTOCOL) &&
+           !attempt->judged &&
+           curl_easy_getinfo(attempt->easy, CURLINFO_STARTTRANSFER_TIME_T, &begun_us) == CURLE_OK &&
+           begun_us > 0;
+}
+
 static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
                                        struct s3d_error *error)
 {
@@ -399,6 +423,10 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
     const char *detail = attempt->curl_error[0] ? attempt->curl_error : curl_easy_strerror(result);
     if (result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST) {
         return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
+                        origin, detail);
+    }
+    if (is_broken_head(attempt, result)) {
+        return s3d_fail(error, S3D_PROTOCOL, "%s: the answer's head is broken or too long: %s",
                         origin, detail);
     }
     enum s3d_code code = s3d_http_code_of_curl((int)result);
