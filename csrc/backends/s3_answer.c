@@ -105,6 +105,13 @@ static const struct {
     {"TokenRefreshRequired", S3D_DENIED},
 };
 
+/* Whether only a certain version may be replaced. */
+static bool is_conditional_commit(const struct s3d_request *request)
+{
+    return request->options && request->options->if_match &&
+           (request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_COMPLETE);
+}
+
 static enum s3d_code code_of_status(const struct s3d_request *request, int status)
 {
     switch (status) {
@@ -113,8 +120,8 @@ static enum s3d_code code_of_status(const struct s3d_request *request, int statu
     case 404: return S3D_NOT_FOUND;
     case 408: return S3D_TIMEOUT;
     case 412:
-        /* Only reads say which version they want, and only writes that none may be there. */
-        if (request->verb == S3D_VERB_GET) {
+        /* Reads and some writes say which version they want, others that none may be there. */
+        if (request->verb == S3D_VERB_GET || is_conditional_commit(request)) {
             return S3D_CHANGED;
         }
         return request->options && request->options->if_none_match ? S3D_EXISTS : S3D_REJECTED;
@@ -174,13 +181,6 @@ static bool should_redirect(struct s3d_request *request, const struct s3d_http_a
         return false;
     }
     return request->redirected = true;
-}
-
-/* Whether only a certain version may be replaced. */
-static bool is_conditional_commit(const struct s3d_request *request)
-{
-    return request->options && request->options->if_match &&
-           (request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_COMPLETE);
 }
 
 static enum s3d_code fail_by_answer(struct s3d_request *request,
