@@ -5,7 +5,9 @@
         ...                                 # a client configured from server.env()
         assert rule.hits() == 1
 
-`python -m tests.servers.own --help` runs it in the foreground. Standard library only.
+S3D_TLS=1 in the environment makes every one speak TLS, with a certificate authority of its own, which
+server.env() names. `python -m tests.servers.own --help` runs one in the foreground. Standard library
+only, but for the certificates.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import IO, Any
 
 SOURCE = pathlib.Path(__file__).resolve().parent / "s3server"
 PATTERN_PERIOD = 1048573
+DOMAINS = ("localhost", "s3.localhost")  # below which a bucket is a host
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
@@ -190,14 +193,20 @@ class OwnServer:
         discard: bool = False,
         pattern_objects: Mapping[str, int] | None = None,
         sanitize: bool = False,
+        tls: bool | None = None,
         extra_args: Sequence[str] = (),
     ) -> None:
+        """tls: https; None is what S3D_TLS says. Plain HTTP, for the control requests, stays possible."""
         self.access_key, self.secret_key, self.session_token = (
             access_key,
             secret_key,
             session_token,
         )
         self.region, self.sanitize = region, sanitize
+        self.tls = os.environ.get("S3D_TLS") == "1" if tls is None else tls
+        self.ca_bundle: pathlib.Path | None = None
+        self._buckets = tuple(buckets)
+        self._certificates: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
         self._address = ""
@@ -239,19 +248,37 @@ class OwnServer:
             "ASAN_OPTIONS": "detect_leaks=1:exitcode=99",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
+        flags = [*self._flags, "--tls", str(self._make_certificates())] if self.tls else self._flags
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
-            [str(binary), *self._flags],
+            [str(binary), *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=env,
         )
         line = self._first_line(timeout_s=20)
-        if not line.startswith("listening http://"):
+        expected = f"listening {self._scheme}://"
+        if not line.startswith(expected):
             self.stop()
             raise ServerError(f"the test server did not start: {line!r}")
-        self._address = line.removeprefix("listening http://")
+        self._address = line.removeprefix(expected)
+
+    def _make_certificates(self) -> pathlib.Path:
+        """The path of the chain with its key, for every host under which this server is asked."""
+        from tests.servers.relay import make_certificates
+
+        hosts = [f"{bucket}.{tail}" for bucket in self._buckets for tail in DOMAINS]
+        self._certificates = tempfile.TemporaryDirectory(prefix="s3server-tls-")
+        files = make_certificates(
+            pathlib.Path(self._certificates.name), ["127.0.0.1", "::1", "localhost", *hosts]
+        )
+        self.ca_bundle = files.ca
+        return files.chain
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls else "http"
 
     def _first_line(self, timeout_s: float) -> str:
         assert self._process is not None and self._process.stdout is not None
@@ -265,6 +292,9 @@ class OwnServer:
         """Stop it; safe to call twice. Raises ServerError for a bad exit, sanitizer output, or one that had to be killed."""
         process, stderr = self._process, self._stderr
         self._process = self._stderr = None
+        if self._certificates is not None:
+            self._certificates.cleanup()
+            self._certificates = None
         if process is None or stderr is None:
             return
         assert process.stdin is not None and process.stdout is not None
@@ -289,7 +319,7 @@ class OwnServer:
 
     @property
     def endpoint(self) -> str:
-        return f"http://{self._address}"
+        return f"{self._scheme}://{self._address}"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -306,6 +336,8 @@ class OwnServer:
             "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+        if self.ca_bundle is not None:
+            env["AWS_CA_BUNDLE"] = str(self.ca_bundle)
         return env | (
             {"AWS_SESSION_TOKEN": self.session_token} if self.session_token is not None else {}
         )
@@ -353,7 +385,7 @@ class OwnServer:
         return counts
 
     def counters(self) -> dict[str, Any]:
-        """requests (by operation), bytes_in, bytes_out, connections, open/max connections and requests, signatures_verified."""
+        """requests (by operation), bytes_in, bytes_out, tls_requests, connections, open/max connections and requests, signatures_verified."""
         counters: dict[str, Any] = json.loads(self._control("GET", "counters"))
         return counters
 

@@ -144,9 +144,12 @@ class Certificates:
 
 
 def make_certificates(
-    folder: Path, names: list[str], *, valid_days: tuple[int, int] = (-1, 2)
+    folder: Path, names: list[str], *, valid_days: tuple[int, int] = (-1, 2), self_signed: bool = False
 ) -> Certificates:
-    """A fresh CA, and a certificate for DNS names and IP addresses valid in that span of days."""
+    """A fresh CA, and a certificate for DNS names and IP addresses valid in that span of days.
+
+    self_signed: the certificate is its own authority; the CA has no part in it.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -156,12 +159,12 @@ def make_certificates(
     authority = f"test CA {secrets.token_hex(4)}"
 
     def certificate(
-        subject: str, key: ec.EllipticCurvePrivateKey, days: tuple[int, int]
+        subject: str, issuer: str, key: ec.EllipticCurvePrivateKey, days: tuple[int, int]
     ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(name_of(subject))
-            .issuer_name(name_of(authority))
+            .issuer_name(name_of(issuer))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + datetime.timedelta(days=days[0]))
@@ -180,14 +183,15 @@ def make_certificates(
 
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = (
-        certificate(authority, ca_key, (-10, 10))
+        certificate(authority, authority, ca_key, (-10, 10))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
+    issuer = "test server" if self_signed else authority
     leaf = (
-        certificate("test server", key, valid_days)
+        certificate("test server", issuer, key, valid_days)
         .add_extension(x509.SubjectAlternativeName(alternatives()), critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .sign(key if self_signed else ca_key, hashes.SHA256())
     )
     private = key.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -162,6 +162,7 @@ static bool serve_s3(struct s3s_conn *conn)
     enum s3s_code code = s3s_route(call);
     count_connection(conn);
     atomic_fetch_add(&conn->server->stats.requests[call->op], 1);
+    atomic_fetch_add(&conn->server->stats.tls_requests, conn->wire.tls != NULL);
     match_faults(call);
     code = s3s_admit(call, code);
     if (!code)
@@ -252,6 +253,7 @@ static void unlink_and_free(struct s3s_conn *conn)
 {
     struct s3s_server *server = conn->server;
     s3s_call_fini(&conn->call);
+    s3s_tls_free(conn->wire.tls);
     if (conn->counted)
         atomic_fetch_sub(&server->stats.open_connections, 1);
     pthread_mutex_lock(&server->mutex);
@@ -271,10 +273,18 @@ static void unlink_and_free(struct s3s_conn *conn)
     pthread_mutex_unlock(&server->mutex);
 }
 
+// Plain HTTP stays possible beside TLS, for the control requests.
+static bool accept_tls(struct s3s_conn *conn)
+{
+    struct ssl_ctx_st *context = conn->server->tls;
+    return !context || s3s_tls_accept(context, conn->wire.fd, &conn->wire.tls);
+}
+
 static void *run(void *argument)
 {
     struct s3s_conn *conn = argument;
-    while (!atomic_load(&conn->server->stopping) && serve_request(conn))
+    bool alive = accept_tls(conn);
+    while (alive && !atomic_load(&conn->server->stopping) && serve_request(conn))
         continue;
     unlink_and_free(conn);
     return NULL;

@@ -16,8 +16,9 @@ static void write_counters(struct s3s_server *server, struct s3s_text *out)
     s3s_text_printf(out, "},\"bytes_in\":%lu,\"bytes_out\":%lu", atomic_load(&stats->bytes_in),
                     atomic_load(&stats->bytes_out));
     s3s_text_printf(out,
-                    ",\"connections\":%lu,\"open_connections\":%lu,\"max_connections\":%lu",
-                    atomic_load(&stats->connections), atomic_load(&stats->open_connections),
+                    ",\"tls_requests\":%lu,\"connections\":%lu,\"open_connections\":%lu,\"max_connections\":%lu",
+                    atomic_load(&stats->tls_requests), atomic_load(&stats->connections),
+                    atomic_load(&stats->open_connections),
                     atomic_load(&stats->max_connections));
     s3s_text_printf(out,
                     ",\"open_requests\":%lu,\"max_requests\":%lu,\"signatures_verified\":%lu}",
@@ -35,6 +36,7 @@ static void reset(struct s3s_call *call)
     atomic_store(&stats->bytes_out, 0);
     atomic_store(&stats->signatures_verified, 0);
     atomic_store(&stats->max_requests, atomic_load(&stats->open_requests));
+    atomic_store(&stats->tls_requests, 0);
     atomic_store(&stats->connections, atomic_load(&stats->open_connections));
     atomic_store(&stats->max_connections, atomic_load(&stats->open_connections));
     s3s_faults_clear(&call->server->faults);

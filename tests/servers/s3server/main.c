@@ -77,7 +77,7 @@ static void announce(const struct s3s_options *options, int listener)
     socklen_t size = sizeof address;
     getsockname(listener, (struct sockaddr *)&address, &size);
     bool v6 = address.sin6_family == AF_INET6;
-    printf("listening http://%s%s%s:%u\n", v6 ? "[" : "", options->host, v6 ? "]" : "",
+    printf("listening http%s://%s%s%s:%u\n", options->tls ? "s" : "", v6 ? "[" : "", options->host, v6 ? "]" : "",
            ntohs(address.sin6_port));
     fflush(stdout);
 }
@@ -154,6 +154,7 @@ static void server_fini(struct s3s_server *server)
     s3s_keys_fini(&server->keys);
     s3s_store_fini(&server->store);
     s3s_pool_fini(&server->pool);
+    s3s_tls_context_free(server->tls);
     s3s_mem_free(server->pattern);
     pthread_cond_destroy(&server->idle);
     pthread_mutex_destroy(&server->mutex);
@@ -215,6 +216,8 @@ int main(int argc, char **argv)
     signals = open_signals();
     server_init(&server);
     rc = 2;
+    if (server.options.tls && !(server.tls = s3s_tls_context_new(server.options.tls)))
+        goto done;
     if (!fill_store(&server))
         goto done;
     listener = open_listener(&server.options);

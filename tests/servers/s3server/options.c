@@ -12,6 +12,7 @@ static const char help[] =
     "  --buckets A,B           created at the start\n"
     "  --access-key K --secret-key S [--session-token T] [--region R]\n"
     "  --verify                check signatures (SigV4, Authorization header)\n"
+    "  --tls PEM               chain and key: https, and plain HTTP on the same port\n"
     "  --latency-ms N          before the first byte of each answer\n"
     "  --bandwidth-mbps N      MB/s for each connection, both ways\n"
     "  --memory-limit BYTES    for bodies (half of the RAM); beyond it uploads get 507\n"
@@ -32,6 +33,7 @@ enum {
     SECRET,
     TOKEN,
     REGION,
+    TLS,
     LATENCY,
     BANDWIDTH,
     MEMORY,
@@ -48,6 +50,7 @@ static const struct option long_options[] = {
     {"secret-key", required_argument, NULL, SECRET},
     {"session-token", required_argument, NULL, TOKEN},
     {"region", required_argument, NULL, REGION},
+    {"tls", required_argument, NULL, TLS},
     {"latency-ms", required_argument, NULL, LATENCY},
     {"bandwidth-mbps", required_argument, NULL, BANDWIDTH},
     {"memory-limit", required_argument, NULL, MEMORY},
@@ -110,6 +113,9 @@ static bool take(struct s3s_options *options, int which, const char *value)
         return true;
     case REGION:
         options->region = value;
+        return true;
+    case TLS:
+        options->tls = value;
         return true;
     case BUCKETS:
         return append(value, options->bucket_lists, &options->bucket_list_count);

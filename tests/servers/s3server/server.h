@@ -7,11 +7,12 @@
 #include "fault.h"
 #include "keys.h"
 #include "store.h"
+#include "tls.h"
 
 enum { S3S_OPTION_LIST_MAX = 32 };
 
 struct s3s_options { // strings borrow argv
-    const char *host, *access_key, *secret_key, *session_token, *region;
+    const char *host, *access_key, *secret_key, *session_token, *region, *tls;
     uint64_t port, latency_ms, bandwidth_bytes_per_s, memory_limit_bytes, max_connections,
         min_part_bytes;
     const char *bucket_lists[S3S_OPTION_LIST_MAX];
@@ -30,6 +31,7 @@ struct s3s_stats { // relaxed: each number is right by itself
     atomic_uint_fast64_t open_connections, max_connections;
     atomic_uint_fast64_t open_requests, max_requests;
     atomic_uint_fast64_t connections; // ever
+    atomic_uint_fast64_t tls_requests;
     atomic_uint_fast64_t signatures_verified;
 };
 
@@ -40,6 +42,7 @@ struct s3s_conn;
 struct s3s_server {
     struct s3s_options options; // frozen from here on
     char *pattern;              // one period
+    struct ssl_ctx_st *tls;     // NULL: plain HTTP only
     struct s3s_pool pool;       // these have their own locks
     struct s3s_store store;
     struct s3s_faults faults;

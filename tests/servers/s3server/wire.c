@@ -57,27 +57,53 @@ static void count(const struct s3s_wire *wire, int64_t bytes)
         atomic_fetch_add_explicit(wire->counts, (uint64_t)bytes, memory_order_relaxed);
 }
 
-static bool receive(struct s3s_wire *wire, char *to, size_t capacity, int flags,
-                    size_t *received)
+// A record at a time, so that waiting for all means asking again.
+static size_t receive_tls(struct s3s_wire *wire, char *to, size_t capacity, bool all)
+{
+    size_t total = 0, got;
+    do {
+        got = s3s_tls_receive(wire->tls, to + total, capacity - total);
+        total += got;
+    } while (all && got && total < capacity);
+    return total;
+}
+
+static size_t receive_plain(struct s3s_wire *wire, char *to, size_t capacity, bool all)
 {
     ssize_t got;
     do
-        got = recv(wire->fd, to, slice(wire, capacity), flags);
+        got = recv(wire->fd, to, capacity, all ? MSG_WAITALL : 0);
     while (got < 0 && errno == EINTR);
-    *received = got > 0 ? (size_t)got : 0;
+    return got > 0 ? (size_t)got : 0;
+}
+
+static bool receive(struct s3s_wire *wire, char *to, size_t capacity, bool all,
+                    size_t *received)
+{
+    capacity = slice(wire, capacity);
+    *received = wire->tls ? receive_tls(wire, to, capacity, all)
+                          : receive_plain(wire, to, capacity, all);
     count(wire, (int64_t)*received);
-    return got > 0 && pace(wire, *received);
+    return *received && pace(wire, *received);
 }
 
 bool s3s_wire_receive(struct s3s_wire *wire, char *to, size_t capacity, size_t *received)
 {
-    return receive(wire, to, capacity, 0, received);
+    return receive(wire, to, capacity, false, received);
 }
 
 bool s3s_wire_receive_full(struct s3s_wire *wire, char *to, size_t capacity, size_t *received)
 {
-    return receive(wire, to, capacity < FULL_BYTES ? capacity : FULL_BYTES, MSG_WAITALL,
+    return receive(wire, to, capacity < FULL_BYTES ? capacity : FULL_BYTES, true,
                    received);
+}
+
+static ssize_t send_some(struct s3s_wire *wire, const char *data, size_t size_bytes, bool more)
+{
+    if (wire->tls)
+        return (ssize_t)s3s_tls_send(wire->tls, data,
+                                     size_bytes < FULL_BYTES ? size_bytes : FULL_BYTES);
+    return send(wire->fd, data, size_bytes, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
 }
 
 // Counted before it is sent: whoever has received the whole answer finds it in the counters.
@@ -86,7 +112,7 @@ bool s3s_wire_send(struct s3s_wire *wire, const char *data, uint64_t size_bytes,
     while (size_bytes) {
         size_t part = slice(wire, size_bytes);
         count(wire, (int64_t)part);
-        ssize_t sent = send(wire->fd, data, part, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+        ssize_t sent = send_some(wire, data, part, more);
         count(wire, (sent > 0 ? sent : 0) - (int64_t)part);
         if (sent < 0 && errno == EINTR)
             continue;
@@ -132,6 +158,8 @@ void s3s_wire_end_clean(struct s3s_wire *wire)
     char scratch[4096];
     size_t swallowed = 0;
     struct pollfd readable = {.fd = wire->fd, .events = POLLIN};
+    if (wire->tls)
+        s3s_tls_end(wire->tls);
     shutdown(wire->fd, SHUT_WR);
     while (swallowed < LINGER_BYTES && poll(&readable, 1, LINGER_MS) > 0) {
         ssize_t got = recv(wire->fd, scratch, sizeof scratch, 0);

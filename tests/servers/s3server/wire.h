@@ -5,10 +5,11 @@
 
 #include <stdatomic.h>
 
-#include "base.h"
+#include "tls.h"
 
 struct s3s_wire { // owned by the connection's thread
     int fd;
+    struct ssl_st *tls;   // owned; NULL: plain
     uint64_t bytes_per_s; // 0: as fast as it goes
     int64_t due_ns;       // when the bytes sent or received so far are allowed to be through
     atomic_uint_fast64_t *counts; // bodies are added here; NULL: not counted
