@@ -1,16 +1,18 @@
 #include "backends/http_ca.h"
 
 #include "core/mem.h"
+#include "core/str.h"
 
 #include <curl/curl.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct s3d_http_ca {
     X509_STORE *store;
-    char *bundle; /* NULL: the system's */
+    char *version; /* of the bundle; NULL: the system's */
 };
 
 /* Where distributions keep their bundle; the first that can be read is taken. */
@@ -35,7 +37,7 @@ void s3d_http_ca_free(struct s3d_http_ca *ca)
 {
     if (ca) {
         X509_STORE_free(ca->store);
-        s3d_free(ca->bundle);
+        s3d_free(ca->version);
         s3d_free(ca);
     }
 }
@@ -48,8 +50,7 @@ static enum s3d_code ca_load(struct s3d_http_ca **out, const char *bundle, struc
     }
     enum s3d_code code = S3D_OK;
     ca->store = X509_STORE_new();
-    ca->bundle = s3d_copy_string(bundle);
-    if (!ca->store || (bundle && !ca->bundle)) {
+    if (!ca->store) {
         code = s3d_fail_memory(error, sizeof *ca);
     } else if (bundle ? X509_STORE_load_file(ca->store, bundle) != 1 : !load_system(ca->store)) {
         code = s3d_fail(error, S3D_TLS, "cannot read certificates from %s: %s",
@@ -65,7 +66,35 @@ static enum s3d_code ca_load(struct s3d_http_ca **out, const char *bundle, struc
     return code;
 }
 
-static bool same_bundle(const char *a, const char *b)
+/*
+ * The file's name and what changes when it is replaced or written again; NULL for the system's
+ * bundle. One that cannot be looked at has a version, too: reading it will say what is wrong.
+ */
+static enum s3d_code bundle_version(char **version, const char *bundle, struct s3d_error *error)
+{
+    *version = NULL;
+    if (!bundle) {
+        return S3D_OK;
+    }
+    struct stat file = {0};
+    struct s3d_str text = S3D_STR(strlen(bundle) + 128);
+    if (stat(bundle, &file) != 0) {
+        file = (struct stat){0};
+    }
+    s3d_str_add_format(&text, "%s#%llx-%llx-%llx-%llx.%lx", bundle,
+                       (unsigned long long)file.st_dev, (unsigned long long)file.st_ino,
+                       (unsigned long long)file.st_size, (unsigned long long)file.st_mtim.tv_sec,
+                       (unsigned long)file.st_mtim.tv_nsec);
+    enum s3d_code code = s3d_str_check(&text, error);
+    if (code) {
+        s3d_str_fini(&text);
+        return code;
+    }
+    *version = text.data;
+    return S3D_OK;
+}
+
+static bool same_version(const char *a, const char *b)
 {
     return a && b ? strcmp(a, b) == 0 : a == b;
 }
@@ -78,24 +107,41 @@ static CURLcode on_context(CURL *easy, void *context, void *ca)
     return CURLE_OK;
 }
 
+/* Makes *ca what the bundle holds now. */
+static enum s3d_code ca_update(struct s3d_http_ca **ca, const char *bundle, struct s3d_error *error)
+{
+    char *version;
+    struct s3d_http_ca *fresh = NULL;
+    enum s3d_code code = bundle_version(&version, bundle, error);
+    if (code || (*ca && same_version((*ca)->version, version))) {
+        goto done;
+    }
+    code = ca_load(&fresh, bundle, error);
+    if (code) {
+        goto done;
+    }
+    fresh->version = version;
+    version = NULL;
+    /* Running handshakes hold their own reference to the old store. */
+    s3d_http_ca_free(*ca);
+    *ca = fresh;
+done:
+    s3d_free(version);
+    return code;
+}
+
 enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char *bundle,
                            struct s3d_error *error)
 {
-    if (!*ca || !same_bundle((*ca)->bundle, bundle)) {
-        struct s3d_http_ca *fresh = NULL;
-        enum s3d_code code = ca_load(&fresh, bundle, error);
-        if (code) {
-            return code;
-        }
-        /* Running handshakes hold their own reference to the old store. */
-        s3d_http_ca_free(*ca);
-        *ca = fresh;
+    enum s3d_code code = ca_update(ca, bundle, error);
+    if (code) {
+        return code;
     }
-    /* curl keeps connections and TLS sessions by these two names; the bundle must be one of them,
-     * so that what one bundle vouched for is never used under another. As a CAPATH it is no
-     * folder, and adds nothing to the store, which is ours. */
+    /* curl keeps connections and TLS sessions by these two names; the bundle's version must be one
+     * of them, so that what one bundle vouched for is never used under another. As a CAPATH it is
+     * no folder, and adds nothing to the store, which is ours. */
     curl_easy_setopt(easy, CURLOPT_CAINFO, NULL);
-    curl_easy_setopt(easy, CURLOPT_CAPATH, bundle);
+    curl_easy_setopt(easy, CURLOPT_CAPATH, (*ca)->version);
 #if LIBCURL_VERSION_NUM >= 0x075700
     curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* it would outlive a change of bundle */
 #endif

@@ -1,8 +1,9 @@
-"""TLS: the own server behind a TLS relay with a certificate authority of its own."""
+"""TLS: the own server, behind a TLS relay and by itself, with certificate authorities of their own."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 import s3dlio_np
+from tests.conftest import point_engine_at
+from tests.servers.own import OwnServer
 from tests.servers.relay import Certificates, Relay, make_certificates
 
 PART = 5 * 1024 * 1024
@@ -221,3 +224,98 @@ def test_bundles_may_change_between_streams(
                 assert s3dlio_np.put(s3_own.uri("a"), b"123")["size"] == 3
             else:
                 refused(s3_own.uri("a"))
+
+
+# --- the own server itself speaking TLS ---------------------------------------------------------
+
+
+@pytest.fixture
+def tls_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnServer]:
+    with OwnServer(tls=True, md5=True) as server:
+        point_engine_at(server, monkeypatch)
+        yield server
+
+
+def test_every_request_is_encrypted(tls_server: OwnServer) -> None:
+    s3dlio_np.put("s3://bucket/a", DATA)
+    assert s3dlio_np.get_bytes("s3://bucket/a") == DATA
+    counters = tls_server.counters()
+    requests = sum(counters["requests"].values())
+    assert requests == counters["tls_requests"] == counters["signatures_verified"] > 1
+    # In the clear: the counter tells them apart.
+    assert tls_server.get_object("bucket", "a") == DATA
+    assert tls_server.counters()["tls_requests"] == requests
+
+
+@pytest.mark.parametrize(
+    ("op", "kind", "rule"),
+    [
+        ("GetObject", "reset_before", {}),
+        ("GetObject", "reset_after_headers", {}),
+        ("GetObject", "reset_after", {"bytes": 100_000}),
+        ("GetObject", "truncate", {"bytes": 100_000}),
+        ("GetObject", "status", {"status": 503, "code": "SlowDown"}),
+        ("UploadPart", "reset_before", {}),
+        ("UploadPart", "refuse_body", {"bytes": 100_000}),
+        ("UploadPart", "lost_reply", {}),
+        ("CompleteMultipartUpload", "error_200", {}),
+    ],
+)
+def test_faults_act_below_tls(
+    tls_server: OwnServer, op: str, kind: str, rule: dict[str, Any]
+) -> None:
+    fault = tls_server.add_fault(op=op, kind=kind, **rule)
+    with s3dlio_np.open("s3://bucket/a", "wb", part_size=PART) as stream:
+        stream.write(DATA)
+    assert s3dlio_np.get_bytes("s3://bucket/a") == DATA
+    assert fault.hits() == 1
+    assert tls_server.uploads() == []
+
+
+def test_a_changed_certificate_authority(
+    tls_server: OwnServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A bundle file that is replaced under its name counts from then on, the old one no longer."""
+    bundle = tmp_path / "bundle.pem"
+    right = tls_server.env()["AWS_CA_BUNDLE"]
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    bundle.write_bytes(make_certificates(tmp_path, ["localhost"]).ca.read_bytes())
+    refused("s3://bucket/a", "certificate")
+    fresh = tmp_path / "fresh.pem"
+    fresh.write_bytes(Path(right).read_bytes())
+    fresh.replace(bundle)
+    assert s3dlio_np.put("s3://bucket/a", b"123")["size"] == 3
+
+
+def test_a_self_signed_certificate(
+    s3_own: Any, behind_tls: Behind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(make_certificates(tmp_path, ["localhost"]).ca))
+    alone = make_certificates(tmp_path, ["127.0.0.1"], self_signed=True)
+    with behind_tls(alone):
+        refused(s3_own.uri("a"), "self-signed")
+    assert nothing_arrived(s3_own)
+
+
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+@pytest.mark.filterwarnings("ignore:.*TLSv1.*:DeprecationWarning")
+def test_an_old_protocol_is_refused(
+    s3_own: Any, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    context = certificates.server_context()
+    context.set_ciphers("ALL:@SECLEVEL=0")  # or OpenSSL would refuse on the server's side
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.ca))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    with Relay(s3_own.server.address, context) as relay:
+        old = ssl.create_default_context(cafile=str(certificates.ca))
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        with socket.create_connection(("127.0.0.1", relay.port)) as plain:
+            with old.wrap_socket(plain, server_hostname="127.0.0.1") as seen:
+                served = seen.version()
+            assert served == version.replace("_", ".")  # to whom asks for it
+        monkeypatch.setenv("AWS_ENDPOINT_URL", relay.endpoint)
+        refused(s3_own.uri("a"), f"127.0.0.1:{relay.port}")
+        assert relay.heads == []
+    assert nothing_arrived(s3_own)
