@@ -94,10 +94,11 @@ static enum s3d_code check_endpoint(const char *endpoint, const char **authority
             return S3D_OK;
         }
     }
+    const char *login = strrchr(endpoint, '@'); /* what stands before it may be a password */
     return s3d_fail(error, S3D_INVALID,
-                    "the endpoint \"%.200s\" is not http://host[:port] or https://host[:port] "
+                    "the endpoint \"%s%.200s\" is not http://host[:port] or https://host[:port] "
                     "(AWS_ENDPOINT_URL)",
-                    endpoint);
+                    login ? "***@" : "", login ? login + 1 : endpoint);
 }
 
 /* TLS, or a way that does not leave this machine. */

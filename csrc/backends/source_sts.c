@@ -64,10 +64,11 @@ static enum s3d_code name_service(const struct s3d_source *source, struct s3d_st
         size_t length = known ? strcspn(rest + 3, "/") : 0;
         if (!length || strpbrk(source->endpoint, "@?#\\ \t\r\n") ||
             rest[3 + length + strspn(rest + 3 + length, "/")]) {
+            const char *login = strrchr(source->endpoint, '@'); /* behind a password */
             return s3d_fail(error, S3D_INVALID,
-                            "the endpoint \"%.200s\" is not http://host[:port] or "
+                            "the endpoint \"%s%.200s\" is not http://host[:port] or "
                             "https://host[:port] (AWS_ENDPOINT_URL_STS)",
-                            source->endpoint);
+                            login ? "***@" : "", login ? login + 1 : source->endpoint);
         }
         s3d_str_add_bytes(host, rest + 3, length);
         s3d_str_add_bytes(url, source->endpoint, (size_t)(rest - source->endpoint) + 3);
