@@ -90,6 +90,8 @@ static bool read_field(struct s3s_fault *rule, struct s3s_span name, struct s3s_
         {"part", &rule->part},
         {"skip", &rule->skip},
         {"every", &rule->every},
+        {"per_mille", &rule->per_mille},
+        {"seed", &rule->seed},
         {"range_from", &rule->range_from},
         {"status", &rule->status},
         {"offset", &rule->offset},
@@ -121,7 +123,7 @@ static bool read_field(struct s3s_fault *rule, struct s3s_span name, struct s3s_
 
 static bool is_complete(const struct s3s_fault *rule)
 {
-    if (rule->kind == S3S_FAULT_NONE || rule->op == S3S_OP_UNKNOWN)
+    if (rule->kind == S3S_FAULT_NONE || rule->op == S3S_OP_UNKNOWN || rule->per_mille > 1000)
         return false;
     if (rule->kind == S3S_FAULT_STATUS)
         return rule->status >= 300 && rule->status <= 599;
@@ -138,7 +140,7 @@ static bool read_rule(struct s3s_span line, struct s3s_fault *rule)
 {
     struct s3s_span field, name;
     char value[512];
-    *rule = (struct s3s_fault){.op = S3S_OP_UNKNOWN, .count = 1, .range_from = UINT64_MAX};
+    *rule = (struct s3s_fault){.op = S3S_OP_UNKNOWN, .count = 1, .range_from = UINT64_MAX, .per_mille = 1000};
     while (line.length) {
         s3s_span_cut(&line, ' ', &field);
         if (!field.length)
@@ -206,6 +208,16 @@ static bool rule_hits(const struct s3s_fault *rule)
     return number % every == 0 && (rule->always || number / every <= rule->count);
 }
 
+// The n-th request meets the same fate under the same seed. Source of the mixing function:
+// Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014 (splitmix64).
+static bool rule_strikes(const struct s3s_fault *rule)
+{
+    uint64_t mixed = rule->seed + rule->matched * 0x9e3779b97f4a7c15u;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
+    return (mixed ^ (mixed >> 31)) % 1000 < rule->per_mille;
+}
+
 void s3s_faults_match(struct s3s_faults *faults, const struct s3s_fault_query *query,
                       struct s3s_fault *hit)
 {
@@ -215,7 +227,7 @@ void s3s_faults_match(struct s3s_faults *faults, const struct s3s_fault_query *q
         if (!rule_fits(rule, query))
             continue;
         rule->matched++;
-        if (!rule_hits(rule))
+        if (!rule_hits(rule) || !rule_strikes(rule))
             continue;
         *hit = *rule;
         break;

@@ -47,6 +47,7 @@ struct s3s_fault {
     uint64_t skip, count;
     uint64_t every; // of those that fit, from `skip` on, only each n-th; 0: each
     bool always;
+    uint64_t per_mille, seed; // of the requests that fit and were not skipped; 1000: each
     uint64_t status, retry_after_s;
     char code[64], message[192];
     uint64_t bytes, offset, bytes_per_s;
