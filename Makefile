@@ -1,12 +1,15 @@
 # make            set-up (once) and both extensions          make demo   the main job, end to end
 # make test       C tests (plain and ASan+UBSan), then pytest   make ctest  C tests of one S3D_BUILD
 # make test SAN=asan|tsan   only the C tests, with that sanitizer
+# make pytest SAN=asan      Python tests that drive the engine, with that sanitizer (tools/pytest_san.sh)
+# make soak [SOAK_ARGS="--minutes 10"]   mixed work while one request in twenty fails
 # make interop    tests with pandas, pyarrow, h5py, Pillow, joblib, JAX, Keras, flax, TensorFlow (2.5 GB, once)
 # make fuzz [FUZZ_S=300] [FUZZ="uri xml"]   every fuzz target for so many seconds, with clang
 # make analyze    gcc -fanalyzer, cppcheck and clang-tidy over the engine (tools/analyze.suppress)
 # make bench [BENCH_ARGS=…]  make lint  make format  make wheel  make clean  make distclean
 # Variables: PYTHON (3.10+ with headers), S3D_BUILD=release|debug|asan|tsan, S3D_WERROR=1,
-#            S3D_CEPH / S3D_MOTO = 1 demands that server's tests, 0 leaves them out, PYTEST_ARGS.
+#            S3D_CEPH / S3D_MOTO = 1 demands that server's tests, 0 leaves them out, PYTEST_ARGS,
+#            S3D_TLS=1: everything on the project's own server goes over https.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -26,7 +29,7 @@ FLAVOUR := $(S3D_BUILD)-werror$(S3D_WERROR)
 C_TREE := $(wildcard csrc csrc/* csrc/*/*.[ch])
 C_FORMATTED = $(wildcard csrc/*/*.[ch] tests/c/*.[ch] tests/fuzz/*.[ch] tests/servers/s3server/*.[ch])
 
-.PHONY: build demo test ctest pytest interop fuzz bench analyze lint format wheel clean distclean s3server FORCE
+.PHONY: build demo test ctest pytest soak interop fuzz bench analyze lint format wheel clean distclean s3server FORCE
 build: $(STAMPS)/editable
 
 # --- set-up, each step once -------------------------------------------------------------------
@@ -82,8 +85,16 @@ test: build s3server
 	@$(PY) -m pytest $(PYTEST_ARGS)
 endif
 
+ifdef SAN
+pytest: build s3server
+	@bash tools/pytest_san.sh $(SAN) $(PYTEST_ARGS)
+else
 pytest: build s3server
 	@$(PY) -m pytest $(PYTEST_ARGS)
+endif
+
+soak: build s3server
+	@$(PY) benchmarks/soak.py $(SOAK_ARGS)
 
 # Clang and the like are needed for one target each, so that only those who run it install them.
 $(STAMPS)/system-%: tools/system-deps.sh

@@ -160,7 +160,7 @@ def build(*, sanitize: bool = False) -> pathlib.Path:
         env = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "BUILD")
+            if name not in ("MAKEFLAGS", "MFLAGS", "CFLAGS", "BUILD", "LD_PRELOAD")
         }
         made = subprocess.run(command, capture_output=True, text=True, env=env)
     if made.returncode:
@@ -248,6 +248,7 @@ class OwnServer:
             "ASAN_OPTIONS": "detect_leaks=1:exitcode=99",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
+        env.pop("LD_PRELOAD", None)  # a sanitizer of the tests' own process
         flags = [*self._flags, "--tls", str(self._make_certificates())] if self.tls else self._flags
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
