@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import s3dlio_np
+from tests.servers.key_store import KeyStore
 from tests.servers.relay import Relay
 
 KEY = bytes(range(32))
@@ -211,3 +212,30 @@ def test_no_error_tells_a_customer_key(
         str(pickle.dumps(error.args)),
     ]
     assert not any(KEY_TEXT in text for text in told)
+
+
+@pytest.mark.parametrize("size", [5, 11 * 2**20])
+def test_only_the_customer_key_opens_it(
+    s3_own: Any, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    uri, data = "s3://bucket/under-key", bytes(range(256)) * (size // 256 + 1)
+    options = s3dlio_np.WriterOptions(part_size=5 * 2**20)
+    with KeyStore() as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        monkeypatch.setenv("S3DLIO_SSE_CUSTOMER_KEY", KEY_TEXT)
+        s3dlio_np.put(uri, data, options=options)
+        assert s3dlio_np.stat(uri)["size"] == len(data)
+        assert s3dlio_np.get_bytes(uri, concurrent=True, part_size=2**20) == data
+        assert store.refused == 0
+
+        other = base64.b64encode(KEY[::-1]).decode()
+        monkeypatch.setenv("S3DLIO_SSE_CUSTOMER_KEY", other)
+        with pytest.raises(PermissionError) as caught:
+            s3dlio_np.get_bytes(uri)
+        assert other not in str(caught.value)
+        assert store.refused == 1
+
+        monkeypatch.delenv("S3DLIO_SSE_CUSTOMER_KEY")
+        with pytest.raises(s3dlio_np.StorageError):
+            s3dlio_np.get_bytes(uri)
+        assert store.refused == 2

@@ -112,7 +112,7 @@ class Relay:
             while left:
                 piece = body[:left] or client.recv(min(left, CHUNK))
                 if not piece:
-                    server.close()
+                    server.shutdown(socket.SHUT_RDWR)  # close() would wait for the other thread
                     return
                 server.sendall(piece)
                 body = body[len(piece) :]
