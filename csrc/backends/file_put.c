@@ -356,10 +356,11 @@ static enum s3d_code check_target(const struct s3d_request *request, const char 
     if (!if_match) {
         return S3D_OK;
     }
-    bool exists = s3d_sys_lstat(path, &about) == 0;
-    return exists || errno == ENOENT
-               ? check_version(path, exists ? &about : NULL, if_match, error)
-               : s3d_file_fail(error, errno, "look up", path);
+    int failure = s3d_sys_lstat(path, &about) ? errno : 0;
+    if (failure && failure != ENOENT) {
+        return s3d_file_fail(error, failure, "look up", path);
+    }
+    return check_version(path, failure ? NULL : &about, if_match, error);
 }
 
 /* *renamed: the temporary name is gone, even when what followed failed. */
