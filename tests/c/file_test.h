@@ -208,20 +208,33 @@ static inline enum s3d_code upload_create(const char *path,
     return code;
 }
 
-static inline enum s3d_code upload_part(const char *path, const struct s3d_part *part,
-                                        char *data)
+/* *checksum: of the part, where the options ask for one. */
+static inline enum s3d_code upload_part_with(const char *path,
+                                             const struct s3d_put_options *options,
+                                             const struct s3d_part *part, char *data,
+                                             uint64_t *checksum)
 {
     static struct s3d_request request;
     struct s3d_span span = {data + part->offset_bytes, part->size_bytes};
     request = (struct s3d_request){.verb = S3D_VERB_UPLOAD_PART,
                                    .key = path,
+                                   .options = options,
                                    .upload_id = upload_id,
                                    .part_number = part->number,
                                    .offset_bytes = part->offset_bytes,
                                    .length_bytes = part->size_bytes,
                                    .spans = &span,
                                    .span_count = 1};
-    return run(&request);
+    enum s3d_code code = run(&request);
+    *checksum = request.result.checksum;
+    return code;
+}
+
+static inline enum s3d_code upload_part(const char *path, const struct s3d_part *part,
+                                        char *data)
+{
+    uint64_t none;
+    return upload_part_with(path, NULL, part, data, &none);
 }
 
 static struct s3d_object completed;

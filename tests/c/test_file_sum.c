@@ -18,32 +18,13 @@ static void check_attribute(const char *path, const char *expected)
     CHECK(object.sum_kind && strcmp(object.sum, strchr(expected, ':') + 1) == 0);
 }
 
-static enum s3d_code send_part(const char *path, const struct s3d_put_options *options,
-                               struct s3d_part *part, char *data)
-{
-    static struct s3d_request request;
-    struct s3d_span span = {data + part->offset_bytes, part->size_bytes};
-    request = (struct s3d_request){.verb = S3D_VERB_UPLOAD_PART,
-                                   .key = path,
-                                   .options = options,
-                                   .upload_id = upload_id,
-                                   .part_number = part->number,
-                                   .offset_bytes = part->offset_bytes,
-                                   .length_bytes = part->size_bytes,
-                                   .spans = &span,
-                                   .span_count = 1};
-    enum s3d_code code = run(&request);
-    part->checksum = request.result.checksum;
-    return code;
-}
-
 static enum s3d_code upload(const char *path, const struct s3d_put_options *options, char *data)
 {
     struct s3d_part parts[PART_COUNT];
     memcpy(parts, three, sizeof parts);
     enum s3d_code code = upload_create(path, options);
     for (size_t i = PART_COUNT; !code && i; i--) {
-        code = send_part(path, options, &parts[i - 1], data);
+        code = upload_part_with(path, options, &parts[i - 1], data, &parts[i - 1].checksum);
     }
     if (!code) {
         code = upload_complete(path, parts, PART_COUNT, options);

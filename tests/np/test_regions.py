@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
 import s3dlio_np
 from tests.conftest import point_engine_at
+from tests.servers.http_fake import HttpFake
 from tests.servers.own import OwnServer
 from tests.servers.relay import Relay
 
@@ -81,7 +81,7 @@ def test_many_at_once_are_all_sent_again(far: tuple[OwnServer, Relay]) -> None:
     assert {region_of(head) for head in relay.heads} == {"us-east-1", "eu-west-7"}
 
 
-class Redirects:
+class Redirects(HttpFake):
     """Answers everything with one status and one set of headers, and counts."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -107,22 +107,7 @@ class Redirects:
             def log_message(self, *unused: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-
-    def __enter__(self) -> Redirects:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        super().__init__(Handler)
 
 
 def error_xml(code: str, more: str) -> bytes:

@@ -20,11 +20,10 @@ import time
 import urllib.parse
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from typing_extensions import Self
-
+from tests.servers.http_fake import HttpFake
 from tests.servers.own import OwnServer
 
 SECRET = "SECRETsecret"  # in every secret key and token, for tests to look for in messages
@@ -62,7 +61,7 @@ class Keys:
         return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class FakeAws:
+class FakeAws(HttpFake):
     def __init__(self, server: OwnServer | None = None, *, lifetime_s: float = 3600) -> None:
         self.server, self.lifetime_s = server, lifetime_s
         self.seen: list[Seen] = []
@@ -76,22 +75,7 @@ class FakeAws:
         class Handler(_Handler):
             service = fake
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
+        super().__init__(Handler)
 
     def actions(self) -> list[str]:
         """What was asked, in order: STS's Action, or method and path."""

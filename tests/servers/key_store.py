@@ -13,12 +13,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
-from typing_extensions import Self
+from tests.servers.http_fake import HttpFake
 
 NAME = "x-amz-server-side-encryption-customer-"
 
@@ -29,7 +28,7 @@ class Upload:
     parts: dict[int, bytes] = field(default_factory=dict)
 
 
-class KeyStore:
+class KeyStore(HttpFake):
     def __init__(self) -> None:
         self.objects: dict[str, tuple[str, bytes]] = {}
         self.uploads: dict[str, Upload] = {}
@@ -39,22 +38,7 @@ class KeyStore:
         class Handler(_Handler):
             keys = store
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
+        super().__init__(Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
