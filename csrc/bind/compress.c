@@ -93,8 +93,8 @@ static enum s3d_code run(struct bind_compress *compress, struct s3d_put *put, co
     int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
     enum s3d_code code = S3D_OK;
     while (!code && !is_done(compress, length, *written, end)) {
-        int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-        if (deadline_ms >= 0 && left_ms <= 0) {
+        int64_t left_ms = s3d_left_ms(deadline_ms);
+        if (left_ms == 0) {
             return S3D_AGAIN;
         }
         code = compress->out_bytes ? send_out(compress, put, left_ms, error)

@@ -18,9 +18,7 @@
 struct source {
     const struct bind_target *target;
     const struct bind_transfer *transfer;
-    const char *etag;   /* NULL or "": any version */
     const struct s3d_object *known; /* what a request before has told; NULL: there was none */
-    int64_t latency_us; /* of a request before; 0: there was none */
 };
 
 static enum s3d_code step_get(void *context, int64_t timeout_ms, struct s3d_error *error)
@@ -52,8 +50,7 @@ static enum s3d_code start_get(struct s3d_get **get, const struct source *source
         .part_bytes = whole ? segment->length_bytes : source->transfer->part_bytes,
         .part_max_bytes = whole ? 0 : source->transfer->part_max_bytes,
         .concurrency = whole ? 1 : source->transfer->concurrency,
-        .latency_us = source->latency_us,
-        .if_match = source->etag && source->etag[0] ? source->etag : NULL,
+        .if_match = source->known && source->known->etag[0] ? source->known->etag : NULL,
         .is_all_if_whole = true,
         .ends_check = true,
     };
@@ -241,7 +238,7 @@ static PyObject *get_into_view(const struct bind_state *state, const struct bind
         return inflate_into(state, target, a, view, bytes);
     }
     struct s3d_object known = object;
-    struct source source = {target, &transfer, known.etag, known.etag[0] ? &known : NULL, 0};
+    struct source source = {target, &transfer, known.etag[0] ? &known : NULL};
     struct s3d_error error;
     if (check_room(target, bytes, view)) {
         return NULL;
@@ -500,7 +497,7 @@ static PyObject *get_sized(const struct whole *whole)
     }
     single.threshold_bytes = UINT64_MAX;
     struct s3d_object known = object;
-    struct source source = {whole->target, &single, known.etag, &known, 0};
+    struct source source = {whole->target, &single, &known};
     struct s3d_error error;
     if (memory && judge(whole, try_get(&source, data, 0, size, &object, &error), &error)) {
         Py_CLEAR(memory);

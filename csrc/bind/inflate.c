@@ -388,8 +388,8 @@ enum s3d_code bind_inflate_read(struct bind_inflate *inflate, uint64_t offset, v
         if (inflate->ended && at >= inflate->at) {
             break;
         }
-        int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-        if (deadline_ms >= 0 && left_ms <= 0 && !bind_inflate_buffered(inflate, at)) {
+        int64_t left_ms = s3d_left_ms(deadline_ms);
+        if (left_ms == 0 && !bind_inflate_buffered(inflate, at)) {
             return S3D_AGAIN;
         }
         code =

@@ -72,11 +72,6 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static uint64_t segment_end(const struct s3d_segment *segment)
-{
-    return segment->offset_bytes + segment->length_bytes;
-}
-
 /* ---- planning ---- */
 
 static enum s3d_code check_segments(const struct s3d_get_plan *plan, struct s3d_error *error)
@@ -89,7 +84,7 @@ static enum s3d_code check_segments(const struct s3d_get_plan *plan, struct s3d_
             return s3d_fail(error, S3D_INVALID, "segment %zu lies before the end of the last",
                             i);
         }
-        at = segment_end(segment);
+        at = s3d_segment_end(segment);
     }
     return S3D_OK;
 }
@@ -98,13 +93,13 @@ static enum s3d_code check_segments(const struct s3d_get_plan *plan, struct s3d_
  * request: they neither join others nor part them. */
 static size_t run_end(const struct s3d_get *get, size_t i)
 {
-    uint64_t end = segment_end(&get->segments[i]);
+    uint64_t end = s3d_segment_end(&get->segments[i]);
     for (i++; i < get->segment_count; i++) {
         const struct s3d_segment *next = &get->segments[i];
         if (next->length_bytes && next->offset_bytes - end > GAP_MAX_BYTES) {
             break;
         }
-        end = next->length_bytes ? segment_end(next) : end;
+        end = next->length_bytes ? s3d_segment_end(next) : end;
     }
     return i;
 }
@@ -115,7 +110,7 @@ static bool find_next(const struct s3d_get *get, struct cursor *cursor)
 {
     while (cursor->segment < get->segment_count) {
         const struct s3d_segment *segment = &get->segments[cursor->segment];
-        if (segment->length_bytes && segment_end(segment) > cursor->at) {
+        if (segment->length_bytes && s3d_segment_end(segment) > cursor->at) {
             break;
         }
         cursor->segment++;
@@ -142,7 +137,7 @@ static bool cut_range(const struct s3d_get *get, struct cursor *cursor, uint64_t
     while (!get->segments[last].length_bytes) {
         last--;
     }
-    uint64_t left = segment_end(&get->segments[last]) - cursor->at;
+    uint64_t left = s3d_segment_end(&get->segments[last]) - cursor->at;
     *range = (struct range){cursor->at, least(length, left), cursor->segment};
     cursor->at += range->length_bytes;
     return true;
@@ -167,7 +162,7 @@ static size_t split_range(const struct s3d_get *get, const struct range *range,
             at += length;
             count++;
         }
-        uint64_t end = least(segment_end(segment), stop);
+        uint64_t end = least(s3d_segment_end(segment), stop);
         if (at < end) {
             if (spans) {
                 spans[count] =
@@ -183,7 +178,7 @@ static size_t split_range(const struct s3d_get *get, const struct range *range,
 static bool has_gaps(const struct s3d_get *get)
 {
     for (size_t i = 1; i < get->segment_count; i++) {
-        if (segment_end(&get->segments[i - 1]) != get->segments[i].offset_bytes) {
+        if (s3d_segment_end(&get->segments[i - 1]) != get->segments[i].offset_bytes) {
             return true;
         }
     }
@@ -303,7 +298,7 @@ static enum s3d_code tell_pieces(const struct slot *slot, struct s3d_error *erro
          i++) {
         const struct s3d_segment *segment = &get->segments[i];
         uint64_t start = at > segment->offset_bytes ? at : segment->offset_bytes;
-        uint64_t end = least(segment_end(segment), stop);
+        uint64_t end = least(s3d_segment_end(segment), stop);
         if (start < end) {
             uint64_t skip = start - segment->offset_bytes;
             code = get->piece(get->context, i, skip, segment->data + skip, end - start, error);
@@ -318,7 +313,7 @@ static enum s3d_code begin_check(struct s3d_get *get, const struct s3d_object *o
                                  struct s3d_error *error)
 {
     if (get->is_all_if_whole &&
-        object->size_bytes != segment_end(&get->segments[get->segment_count - 1])) {
+        object->size_bytes != s3d_segment_end(&get->segments[get->segment_count - 1])) {
         s3d_check_drop(get->check);
     }
     return s3d_check_learn(get->check, object, error);
@@ -569,9 +564,8 @@ static bool is_ready_locked(const struct s3d_get *get, uint64_t start, uint64_t 
 static enum s3d_code end_check(struct s3d_get *get, int64_t deadline_ms, struct s3d_error *error)
 {
     struct s3d_error own = {0};
-    int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-    enum s3d_code code = s3d_check_end(get->check, get->object.size_bytes,
-                                       deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, &own);
+    enum s3d_code code =
+        s3d_check_end(get->check, get->object.size_bytes, s3d_left_ms(deadline_ms), &own);
     if (code && code != S3D_AGAIN) {
         s3d_latch_lock(&get->latch);
         fail_locked(get, &own);
@@ -592,7 +586,7 @@ enum s3d_code s3d_get_wait(struct s3d_get *get, size_t first, size_t count, int6
         return s3d_fail(error, S3D_INVALID, "there are %zu segments", get->segment_count);
     }
     uint64_t start = count ? get->segments[first].offset_bytes : 0;
-    uint64_t end = count ? segment_end(&get->segments[first + count - 1]) : 0;
+    uint64_t end = count ? s3d_segment_end(&get->segments[first + count - 1]) : 0;
     int64_t deadline_ms = s3d_deadline_ms(timeout_ms);
     s3d_latch_lock(&get->latch);
     bool ready = is_ready_locked(get, start, end);

@@ -22,6 +22,11 @@ struct s3d_segment {
     char *data; /* length_bytes; the caller's until the get is freed */
 };
 
+static inline uint64_t s3d_segment_end(const struct s3d_segment *segment)
+{
+    return segment->offset_bytes + segment->length_bytes;
+}
+
 /*
  * Told of each piece of a segment that has arrived: [offset, offset + length) within the segment.
  * Runs on I/O threads, for different pieces at once, without locks. Anything but OK fails the get.

@@ -59,3 +59,9 @@ int64_t s3d_deadline_ms(int64_t timeout_ms)
 {
     return timeout_ms < 0 ? -1 : s3d_now_ms() + timeout_ms;
 }
+
+int64_t s3d_left_ms(int64_t deadline_ms)
+{
+    int64_t now_ms = s3d_now_ms();
+    return deadline_ms < 0 ? -1 : deadline_ms > now_ms ? deadline_ms - now_ms : 0;
+}

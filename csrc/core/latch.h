@@ -30,5 +30,7 @@ int64_t s3d_now_ms(void);
 int64_t s3d_now_us(void);
 /* Timeouts are relative milliseconds, negative for none. */
 int64_t s3d_deadline_ms(int64_t timeout_ms);
+/* The timeout that is left until a deadline: 0 once it has passed. */
+int64_t s3d_left_ms(int64_t deadline_ms);
 
 #endif

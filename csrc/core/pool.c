@@ -168,7 +168,8 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
     request->last.code = code;
     request->throttled = request->throttled || code == S3D_THROTTLED;
     name_operation(request);
-    if (code == S3D_EXPIRED || code == S3D_ELSEWHERE) { /* no fault of the server's: at once, and at nobody's cost */
+    /* No fault of the server's: at once, and at nobody's cost. */
+    if (code == S3D_EXPIRED || code == S3D_ELSEWHERE) {
         request->due_ms = (uint64_t)s3d_now_ms();
         list_push(&worker->waiting, request);
         return;

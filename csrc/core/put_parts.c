@@ -43,15 +43,15 @@ static struct s3d_chunk take_spare_locked(struct s3d_put *put)
     return (struct s3d_chunk){(char *)spare, spare->size_bytes};
 }
 
-static void release_chunk(struct s3d_put *put, struct s3d_chunk chunk)
-{
-    atomic_fetch_sub(&put->held_bytes, chunk.size_bytes);
-    s3d_budget_give(&put->store->engine->budget, chunk.data, chunk.size_bytes);
-}
-
 static struct s3d_budget *budget_of(struct s3d_put *put)
 {
     return &put->store->engine->budget;
+}
+
+static void release_chunk(struct s3d_put *put, struct s3d_chunk chunk)
+{
+    atomic_fetch_sub(&put->held_bytes, chunk.size_bytes);
+    s3d_budget_give(budget_of(put), chunk.data, chunk.size_bytes);
 }
 
 /* A spare chunk that is large enough, or one from the budget. AGAIN: none is free yet. */
@@ -93,7 +93,6 @@ static enum s3d_code take_chunk(struct s3d_put *put, size_t bytes, struct s3d_ch
     }
     return code;
 }
-
 
 static bool is_alone(struct s3d_put *put)
 {

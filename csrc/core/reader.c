@@ -184,11 +184,17 @@ static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_rea
     return S3D_OK;
 }
 
+static void drop_buffer(struct s3d_reader *reader, struct block *block)
+{
+    s3d_budget_give(&reader->store->engine->budget, block->buffer, block->capacity_bytes);
+    block->buffer = NULL;
+    block->capacity_bytes = 0;
+}
+
 static void reader_destroy(struct s3d_reader *reader)
 {
     for (size_t i = 0; reader->blocks && i < reader->block_count; i++) {
-        s3d_budget_give(&reader->store->engine->budget, reader->blocks[i].buffer,
-                        reader->blocks[i].capacity_bytes);
+        drop_buffer(reader, &reader->blocks[i]);
     }
     s3d_latch_fini(&reader->latch);
     s3d_check_release(reader->check);
@@ -274,9 +280,8 @@ static enum s3d_code end_check(struct s3d_reader *reader, const struct s3d_objec
     if (!reader->check || reader->checked_to != object->size_bytes || !object->size_bytes) {
         return S3D_OK;
     }
-    int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-    enum s3d_code code = s3d_check_end(reader->check, object->size_bytes,
-                                       deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
+    enum s3d_code code =
+        s3d_check_end(reader->check, object->size_bytes, s3d_left_ms(deadline_ms), error);
     if (!code) {
         give_up_check(reader); /* it is done */
     }
@@ -445,13 +450,6 @@ static bool take_over_buffer(struct s3d_reader *reader, struct block *block, uin
     }
     s3d_latch_unlock(&reader->latch);
     return donor != NULL;
-}
-
-static void drop_buffer(struct s3d_reader *reader, struct block *block)
-{
-    s3d_budget_give(&reader->store->engine->budget, block->buffer, block->capacity_bytes);
-    block->buffer = NULL;
-    block->capacity_bytes = 0;
 }
 
 /* Gives the block a buffer of `bytes`, or the one it has when the budget is spent. AGAIN: it has
@@ -633,8 +631,7 @@ static void complete_plan(const struct s3d_reader *reader, struct s3d_get_plan *
 
 static uint64_t segments_end(const struct s3d_get_plan *plan)
 {
-    const struct s3d_segment *last = &plan->segments[plan->segment_count - 1];
-    return last->offset_bytes + last->length_bytes;
+    return s3d_segment_end(&plan->segments[plan->segment_count - 1]);
 }
 
 /* Whether a get brings all that has not been read in order yet, but for the tail, which is here. */
@@ -646,8 +643,7 @@ static bool completes_check(const struct s3d_reader *reader, const struct s3d_ge
         return false;
     }
     for (size_t i = 1; i < plan->segment_count; i++) {
-        const struct s3d_segment *last = &plan->segments[i - 1];
-        if (last->offset_bytes + last->length_bytes != plan->segments[i].offset_bytes) {
+        if (s3d_segment_end(&plan->segments[i - 1]) != plan->segments[i].offset_bytes) {
             return false;
         }
     }
@@ -715,9 +711,7 @@ static void end_direct(struct s3d_reader *reader, bool whole)
 static enum s3d_code finish_direct(struct s3d_reader *reader, size_t *copied,
                                    int64_t deadline_ms, struct s3d_error *error)
 {
-    int64_t left_ms = deadline_ms < 0 ? -1 : deadline_ms - s3d_now_ms();
-    enum s3d_code code =
-        s3d_get_wait_all(reader->direct, deadline_ms >= 0 && left_ms < 0 ? 0 : left_ms, error);
+    enum s3d_code code = s3d_get_wait_all(reader->direct, s3d_left_ms(deadline_ms), error);
     if (code != S3D_AGAIN) {
         end_direct(reader, !code);
         *copied = code ? 0 : (size_t)reader->direct_bytes;
