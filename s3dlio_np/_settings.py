@@ -22,9 +22,10 @@ def configure(
     endpoint, region, access_key, secret_key, session_token, profile, config_file,
     credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous,
     checksum_calculation and checksum_validation ("when_supported", "when_required"). What S3
-    requests say besides: request_payer ("requester"), expected_bucket_owner, sse ("AES256", "aws:kms", "aws:kms:dsse"),
-    sse_kms_key_id, sse_kms_context, sse_bucket_key ("true", "false"), sse_customer_key (32 bytes in
-    base64: SSE-C; only over https:// or to loopback). Where credentials are fetched:
+    requests say besides: request_payer ("requester"), expected_bucket_owner, sse ("AES256",
+    "aws:kms", "aws:kms:dsse"), sse_kms_key_id, sse_kms_context, sse_bucket_key ("true", "false"),
+    sse_customer_key (32 bytes in base64: SSE-C; only over https:// or to loopback). Where
+    credentials are fetched:
     sts_endpoint, sso_endpoint, role_arn, role_session_name, web_identity_token_file,
     container_relative_uri, container_full_uri, container_token, container_token_file,
     metadata_disabled ("true", "false"), metadata_endpoint, metadata_mode ("IPv4", "IPv6"),
@@ -64,6 +65,7 @@ def stats() -> dict[str, int]:
     """Counters of this process, only ever growing, and its memory for part buffers in bytes.
 
     requests, retries, hedges (GETs asked for again because they were late), failures, bytes_received,
-    bytes_sent, objects_opened, objects_written, uploads_aborted; memory_held_bytes, memory_peak_bytes, memory_limit_bytes.
+    bytes_sent, objects_opened, objects_written, uploads_aborted; memory_held_bytes,
+    memory_peak_bytes, memory_limit_bytes.
     """
     return _native.stats()

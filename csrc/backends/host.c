@@ -1,7 +1,5 @@
 #include "backends/host.h"
 
-#include "core/str.h"
-
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <string.h>
@@ -41,4 +39,20 @@ bool s3d_host_is_loopback(const char *host)
     }
     return strcasecmp(host, "localhost") == 0 ||
            (inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six));
+}
+
+void s3d_host_add_amazon(struct s3d_str *host, const char *service, const char *region)
+{
+    s3d_str_add_format(host, "%s.%s.amazonaws.com%s", service, region,
+                       strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+}
+
+enum s3d_code s3d_fail_endpoint(struct s3d_error *error, const char *endpoint,
+                                const char *variable)
+{
+    const char *login = strrchr(endpoint, '@'); /* what stands before it may be a password */
+    return s3d_fail(error, S3D_INVALID,
+                    "the endpoint \"%s%.200s\" is not http://host[:port] or https://host[:port] "
+                    "(%s)",
+                    login ? "***@" : "", login ? login + 1 : endpoint, variable);
 }

@@ -1,6 +1,8 @@
-/* Hosts in URLs: what they are called, and whether they are this machine. */
+/* Hosts in URLs: what they are called, whether they are this machine, and Amazon's. */
 #ifndef S3D_BACKENDS_HOST_H
 #define S3D_BACKENDS_HOST_H
+
+#include "core/str.h"
 
 #include <stdbool.h>
 
@@ -10,5 +12,11 @@ enum { S3D_HOST_MAX = 256 };
 bool s3d_host_of(const char *url, char host[S3D_HOST_MAX]);
 /* "localhost", or a whole address of 127.0.0.0/8 or ::1; never a name that merely begins so. */
 bool s3d_host_is_loopback(const char *host);
+/* Appends the host of one of Amazon's services in a region. */
+void s3d_host_add_amazon(struct s3d_str *host, const char *service, const char *region);
+/* INVALID for an endpoint that is no origin; shows it without what stands before an @. variable: which
+ * setting it is. */
+enum s3d_code s3d_fail_endpoint(struct s3d_error *error, const char *endpoint,
+                                const char *variable);
 
 #endif

@@ -36,7 +36,7 @@ struct s3d_http_answer {
     char content_encoding[32];
     char request_id[128];
     char region[64];                        /* x-amz-bucket-region */
-    char checksums[S3D_SUM_KINDS][S3D_SUM_TEXT]; /* x-amz-checksum-...: crc64nvme, crc32c, crc32 */
+    char checksums[S3D_SUM_KINDS][S3D_SUM_TEXT]; /* x-amz-checksum-..., as s3d_sum_kinds */
     char checksum_type[16];                 /* x-amz-checksum-type */
     int64_t modified_s, date_s;             /* Last-Modified, Date; 0: absent */
     uint32_t retry_after_ms;

@@ -1,5 +1,7 @@
 #include "backends/http_headers.h"
 
+#include "backends/sums.h"
+
 #include <curl/curl.h>
 #include <string.h>
 #include <strings.h>
@@ -88,15 +90,20 @@ static bool is(struct text name, const char *wanted)
 /* A value that is cut off would be another one: it counts as absent. */
 static void take_checksum(struct s3d_http_answer *answer, struct text name, struct text value)
 {
-    static const char *const names[S3D_SUM_KINDS] = {
-        "x-amz-checksum-crc64nvme", "x-amz-checksum-crc32c", "x-amz-checksum-crc32"};
+    static const char prefix[] = "x-amz-checksum-";
+    enum { PREFIX = sizeof prefix - 1 };
+    if (name.length < PREFIX || strncasecmp(name.start, prefix, PREFIX) != 0) {
+        return;
+    }
+    struct text kind = {name.start + PREFIX, name.length - PREFIX};
     for (size_t i = 0; i < S3D_SUM_KINDS; i++) {
-        if (is(name, names[i]) && !s3d_copy_text(answer->checksums[i], sizeof answer->checksums[i],
-                                                 value.start, value.length)) {
+        if (is(kind, s3d_sum_kinds[i]->name) &&
+            !s3d_copy_text(answer->checksums[i], sizeof answer->checksums[i], value.start,
+                           value.length)) {
             answer->checksums[i][0] = '\0';
         }
     }
-    if (is(name, "x-amz-checksum-type")) {
+    if (is(kind, "type")) {
         s3d_copy_text(answer->checksum_type, sizeof answer->checksum_type, value.start,
                       value.length);
     }

@@ -94,11 +94,7 @@ static enum s3d_code check_endpoint(const char *endpoint, const char **authority
             return S3D_OK;
         }
     }
-    const char *login = strrchr(endpoint, '@'); /* what stands before it may be a password */
-    return s3d_fail(error, S3D_INVALID,
-                    "the endpoint \"%s%.200s\" is not http://host[:port] or https://host[:port] "
-                    "(AWS_ENDPOINT_URL)",
-                    login ? "***@" : "", login ? login + 1 : endpoint);
+    return s3d_fail_endpoint(error, endpoint, "AWS_ENDPOINT_URL");
 }
 
 /* TLS, or a way that does not leave this machine. */
@@ -267,7 +263,8 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {
         store->http.base.limits.equal_parts = wants_equal_parts(store->places.home.host);
-        code = s3d_s3_extras_load(&store->extras, config, is_private(store->places.home.origin), error);
+        code = s3d_s3_extras_load(&store->extras, config, is_private(store->places.home.origin),
+                                  error);
     }
     if (!code) {
         code = s3d_identity_open(&store->identity, config, error);

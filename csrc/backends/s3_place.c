@@ -1,11 +1,11 @@
 #include "backends/s3_place.h"
 
+#include "backends/host.h"
 #include "backends/shared.h"
 #include "core/mem.h"
 #include "core/str.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 enum { REGION_MAX = 64, KNOWN_MAX = 64 };
@@ -80,23 +80,22 @@ static void place_free(struct s3d_s3_place *place)
     s3d_free(place->region);
 }
 
-/* For a region that is fit for a host's name. endpoint: NULL for Amazon's. */
+/* region: fit for a host's name where the endpoint is Amazon's. False: no memory. */
 static bool place_init(struct s3d_s3_place *place, const struct s3d_s3_places *places,
-                       const char *endpoint, const char *region)
+                       const char *region)
 {
     struct s3d_str origin = S3D_STR(4096);
-    const char *authority = endpoint ? strstr(endpoint, "://") + 3 : NULL;
-    s3d_str_add_bytes(&origin, endpoint ? endpoint : "https://",
-                      endpoint ? (size_t)(authority - endpoint) : 8);
+    const char *endpoint = places->endpoint ? places->endpoint : "https://";
+    const char *authority = strstr(endpoint, "://") + 3;
+    s3d_str_add_bytes(&origin, endpoint, (size_t)(authority - endpoint));
     size_t host_at = origin.length;
     if (places->virtual) {
         s3d_str_add_format(&origin, "%s.", places->bucket);
     }
-    if (endpoint) {
+    if (places->endpoint) {
         s3d_str_add(&origin, authority);
     } else {
-        s3d_str_add_format(&origin, "s3.%s.amazonaws.com%s", region,
-                           strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+        s3d_host_add_amazon(&origin, "s3", region);
     }
     struct s3d_error error;
     if (s3d_str_check(&origin, &error)) {
@@ -110,24 +109,15 @@ static bool place_init(struct s3d_s3_place *place, const struct s3d_s3_places *p
 }
 
 /* The same endpoint in another region; NULL: no memory. */
-static struct s3d_s3_place *place_elsewhere(const struct s3d_s3_places *places,
-                                            const char *region)
+static struct s3d_s3_place *place_new(const struct s3d_s3_places *places, const char *region)
 {
     struct s3d_s3_place *place = s3d_alloc_zeroed(1, sizeof *place);
-    bool made = place != NULL;
-    if (made && places->amazon) {
-        made = place_init(place, places, NULL, region);
-    } else if (made) {
-        place->origin = s3d_copy_string(places->home.origin);
-        place->host = s3d_copy_string(places->home.host);
-        place->region = s3d_copy_string(region);
-        made = place->origin && place->host && place->region;
-    }
-    if (place && !made) {
+    if (place && !place_init(place, places, region)) {
         place_free(place);
         s3d_free(place);
+        return NULL;
     }
-    return made ? place : NULL;
+    return place;
 }
 
 enum s3d_code s3d_s3_places_init(struct s3d_s3_places *places, const char *endpoint,
@@ -136,17 +126,18 @@ enum s3d_code s3d_s3_places_init(struct s3d_s3_places *places, const char *endpo
 {
     char elsewhere[REGION_MAX];
     places->virtual = virtual;
-    places->amazon = endpoint == NULL;
+    places->endpoint = s3d_copy_string(endpoint);
     places->bucket = s3d_copy_string(bucket);
-    if (places->amazon && !is_region(region)) {
+    if (!endpoint && !is_region(region)) {
         return s3d_fail(error, S3D_INVALID, "the region \"%.64s\" (AWS_REGION) is none", region);
     }
-    if (!places->bucket || !place_init(&places->home, places, endpoint, region)) {
+    if (!places->bucket || (endpoint && !places->endpoint) ||
+        !place_init(&places->home, places, region)) {
         return s3d_fail_memory(error, strlen(bucket) + 1);
     }
     places->site = hash_of(places);
     if (recall(places, elsewhere)) {
-        struct s3d_s3_place *place = place_elsewhere(places, elsewhere);
+        struct s3d_s3_place *place = place_new(places, elsewhere);
         if (!place) {
             return s3d_fail_memory(error, sizeof *place);
         }
@@ -163,6 +154,7 @@ void s3d_s3_places_fini(struct s3d_s3_places *places)
         s3d_free(moved);
     }
     place_free(&places->home);
+    s3d_free(places->endpoint);
     s3d_free(places->bucket);
 }
 
@@ -177,7 +169,7 @@ bool s3d_s3_places_move(struct s3d_s3_places *places, const char *signed_for, co
     if (!is_region(region) || strcmp(signed_for, region) == 0) {
         return false;
     }
-    struct s3d_s3_place *before = NULL, *place = place_elsewhere(places, region);
+    struct s3d_s3_place *before = NULL, *place = place_new(places, region);
     if (!place) {
         return false;
     }

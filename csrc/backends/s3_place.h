@@ -24,15 +24,16 @@ struct s3d_s3_place {
 struct s3d_s3_places {
     /* frozen */
     struct s3d_s3_place home; /* by the settings */
+    char *endpoint; /* NULL: Amazon's */
     char *bucket;
     uint64_t site; /* a hash of home and bucket */
-    bool virtual, amazon; /* the bucket is in the host; the endpoint is Amazon's */
+    bool virtual; /* the bucket is in the host */
     /* set at most once */
     _Atomic(struct s3d_s3_place *) moved;
 };
 
-/* endpoint: "http[s]://host[:port]" without a slash behind, NULL for Amazon's. The rest is copied. Fit
- * for s3d_s3_places_fini whatever the result. */
+/* endpoint: "http[s]://host[:port]" without a slash behind, NULL for Amazon's. All texts are copied.
+ * Fit for s3d_s3_places_fini whatever the result. */
 S3D_MUST_USE enum s3d_code s3d_s3_places_init(struct s3d_s3_places *places, const char *endpoint,
                                               const char *region, const char *bucket, bool virtual,
                                               struct s3d_error *error);

@@ -2,6 +2,7 @@
  * IAM Identity Center: the token that `aws sso login` left in a file buys credentials of a role.
  * Source: AWS SSO Portal API Reference, GetRoleCredentials.
  */
+#include "backends/host.h"
 #include "backends/http_fetch.h"
 #include "backends/source.h"
 #include "backends/text_file.h"
@@ -91,8 +92,8 @@ static void build_url(const struct s3d_source *source, struct s3d_str *url)
         }
         s3d_str_add_bytes(url, source->endpoint, length);
     } else {
-        s3d_str_add_format(url, "https://portal.sso.%s.amazonaws.com%s", source->region,
-                           strncmp(source->region, "cn-", 3) == 0 ? ".cn" : "");
+        s3d_str_add(url, "https://");
+        s3d_host_add_amazon(url, "portal.sso", source->region);
     }
     s3d_str_add(url, "/federation/credentials?role_name=");
     s3d_str_add_encoded(url, source->role_name, false);

@@ -2,6 +2,7 @@
  * Roles by the Security Token Service. Source: AWS Security Token Service API Reference, 2011-06-15.
  */
 #include "backends/auth.h"
+#include "backends/host.h"
 #include "backends/http_fetch.h"
 #include "backends/source.h"
 #include "backends/text_file.h"
@@ -64,17 +65,12 @@ static enum s3d_code name_service(const struct s3d_source *source, struct s3d_st
         size_t length = known ? strcspn(rest + 3, "/") : 0;
         if (!length || strpbrk(source->endpoint, "@?#\\ \t\r\n") ||
             rest[3 + length + strspn(rest + 3 + length, "/")]) {
-            const char *login = strrchr(source->endpoint, '@'); /* behind a password */
-            return s3d_fail(error, S3D_INVALID,
-                            "the endpoint \"%s%.200s\" is not http://host[:port] or "
-                            "https://host[:port] (AWS_ENDPOINT_URL_STS)",
-                            login ? "***@" : "", login ? login + 1 : source->endpoint);
+            return s3d_fail_endpoint(error, source->endpoint, "AWS_ENDPOINT_URL_STS");
         }
         s3d_str_add_bytes(host, rest + 3, length);
         s3d_str_add_bytes(url, source->endpoint, (size_t)(rest - source->endpoint) + 3);
     } else {
-        s3d_str_add_format(host, "sts.%s.amazonaws.com%s", region,
-                           strncmp(region, "cn-", 3) == 0 ? ".cn" : "");
+        s3d_host_add_amazon(host, "sts", region);
         s3d_str_add(url, "https://");
     }
     s3d_str_add(url, s3d_str_text(host));
