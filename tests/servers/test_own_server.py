@@ -521,7 +521,8 @@ def test_session_token_and_no_verification() -> None:
     [
         b"nonsense\r\n\r\n",
         b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /b/%zz HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /b/% HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /b/k HTTP/1.1\r\n\r\n",
@@ -537,6 +538,14 @@ def test_session_token_and_no_verification() -> None:
 )
 def test_malformed_requests(server: OwnServer, request_bytes: bytes) -> None:
     assert raw(server, request_bytes).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("authority", [b"", b"http://127.0.0.1", b"HTTPS://other.example:9"])
+def test_a_target_may_name_the_host(authority: bytes) -> None:
+    with OwnServer(verify=False) as server:
+        head = b"PUT %s/bucket/k HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n" % authority
+        assert raw(server, head + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert [item["key"] for item in server.objects()] == ["k"]
 
 
 def test_keep_alive_pipelining_and_expect() -> None:

@@ -59,11 +59,25 @@ static bool next_line(struct s3s_span *rest, struct s3s_span *line)
     return !has_control_byte(*line);
 }
 
+// A target may name the host as well, which some clients do without any proxy (RFC 9112, 3.2.2).
+static void drop_authority(struct s3s_span *target)
+{
+    if (!s3s_span_starts_nocase(*target, "http://") &&
+        !s3s_span_starts_nocase(*target, "https://"))
+        return;
+    size_t authority = s3s_span_find(*target, s3s_span_of("://")) + 3;
+    struct s3s_span rest = {target->data + authority, target->length - authority};
+    size_t path = s3s_span_find(rest, s3s_span_of("/"));
+    if (path != SIZE_MAX)
+        *target = (struct s3s_span){rest.data + path, rest.length - path};
+}
+
 static enum s3s_code parse_request_line(struct s3s_request *request, struct s3s_span line)
 {
     if (!s3s_span_cut(&line, ' ', &request->method) ||
         !s3s_span_cut(&line, ' ', &request->target))
         return S3S_BAD_REQUEST;
+    drop_authority(&request->target);
     bool http11 = s3s_span_is(line, "HTTP/1.1");
     if (!is_token(request->method) || !s3s_span_starts(request->target, "/") ||
         (!http11 && !s3s_span_is(line, "HTTP/1.0")))
