@@ -597,7 +597,6 @@ def test_modes_of_torchs(file: str, taken: Taken, mode: Callable[[], Any]) -> No
         {"encoding": "ascii"},
         {"anything": 1},
     ],
-    ids=str,
 )
 @pytest.mark.filterwarnings("ignore:pickle_load_args")
 def test_arguments_of_torchs(file: str, taken: Taken, how: dict[str, Any]) -> None:
