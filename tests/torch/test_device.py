@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import pickle
+import random
 import signal
 import sys
 import threading
@@ -676,3 +677,33 @@ def test_streams_of_the_callers_stay_current(s3_own: Any) -> None:
         torch.accelerator.set_stream(before)
     side.synchronize()
     assert total.item() == 3 * MIB
+
+
+@needs_accelerator
+def test_memory_that_is_used_again_at_once(s3_own: Any) -> None:
+    """The caller works on two streams in turn, and changes or frees tensors when a call returns."""
+    device = torch.accelerator.current_accelerator()
+    assert device is not None
+    streams = [torch.accelerator.current_stream(), torch.Stream(device)]
+    sizes = random.Random(1)
+    try:
+        for step in range(40):
+            torch.accelerator.set_stream(streams[step % 2])
+            value = [
+                torch.randint(0, 256, (sizes.randrange(1, 40 * MIB),), dtype=torch.uint8, device=device)
+                for _ in range(6)
+            ]
+            expected = [tensor.cpu() for tensor in value]
+            torch.rand(2048, 2048, device=device).matmul(torch.rand(2048, 2048, device=device))
+            s3dlio_torch.save(value, s3_own.uri("m.pt"))
+            for tensor in value:
+                tensor.zero_()
+            del value, tensor
+            loaded = s3dlio_torch.load(s3_own.uri("m.pt"), device)
+            copies = [tensor.clone() for tensor in loaded]  # queued, perhaps before the bytes are there
+            del loaded
+            noise = [torch.full((20 * MIB,), 7, dtype=torch.uint8, device=device) for _ in range(4)]
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(copies, expected, strict=True))
+            del copies, noise
+    finally:
+        torch.accelerator.set_stream(streams[0])
