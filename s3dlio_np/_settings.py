@@ -20,7 +20,8 @@ def configure(
     sign_payload, file_direct. Process: threads, max_connections, memory_limit_bytes, max_attempts,
     hedge_ms; these five count when the engine starts, so set them before the first use. Access:
     endpoint, region, access_key, secret_key, session_token, profile, config_file,
-    credentials_file, ca_bundle, addressing ("auto", "path", "virtual"), anonymous,
+    credentials_file, ca_bundle, proxy ("http://[name:password@]host[:port]"; "": none),
+    http_proxy, https_proxy, no_proxy, addressing ("auto", "path", "virtual"), anonymous,
     checksum_calculation and checksum_validation ("when_supported", "when_required"). What S3
     requests say besides: request_payer ("requester"), expected_bucket_owner, sse ("AES256",
     "aws:kms", "aws:kms:dsse"), sse_kms_key_id, sse_kms_context, sse_bucket_key ("true", "false"),

@@ -131,7 +131,7 @@ class S3Bucket:
 def point_engine_at(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only `server`'s settings stay in the environment; the engine reads them again."""
     for name in list(os.environ):
-        if name.startswith("AWS_"):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     for name, value in server.env().items():
         monkeypatch.setenv(name, value)

@@ -8,6 +8,7 @@
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -20,7 +21,8 @@ enum {
     LOW_SPEED_S = 20,
     IDLE_CONNECTION_S = 4, /* S3 drops idle connections at about 5 s */
     HEADERS_MAX_BYTES = 64 * 1024,
-    TOUCH_BYTES = 2 * 1024 * 1024
+    TOUCH_BYTES = 2 * 1024 * 1024,
+    ORIGIN_MAX = 320
 };
 
 /* One attempt of one request: a curl handle, used again after the attempt. */
@@ -33,6 +35,7 @@ struct attempt {
     struct s3d_request *request;
     const struct s3d_http_protocol *protocol;
     struct s3d_http_message message;
+    const struct s3d_http_proxy *proxy; /* by which it goes; NULL: none */
     struct curl_slist *headers;
     struct s3d_http_answer answer;
     size_t headers_bytes;
@@ -62,10 +65,15 @@ static size_t on_header(char *line, size_t size, size_t count, void *context)
 {
     struct attempt *attempt = context;
     size_t length = size * count;
+    bool connecting = s3d_http_proxy_is_connecting(attempt->proxy, attempt->easy);
     attempt->headers_bytes += length;
-    s3d_attempt_heard(attempt->request);
+    if (!connecting) {
+        s3d_attempt_heard(attempt->request);
+    }
     if (attempt->headers_bytes > HEADERS_MAX_BYTES) {
-        s3d_fail(&attempt->failure, S3D_PROTOCOL, "the answer's headers exceed %d bytes",
+        s3d_fail(&attempt->failure, S3D_PROTOCOL,
+                 "the headers of the answer%s%s exceed %d bytes",
+                 connecting ? " of the proxy " : "", connecting ? attempt->proxy->origin : "",
                  HEADERS_MAX_BYTES);
         return 0;
     }
@@ -263,6 +271,7 @@ static void attempt_prepare(struct attempt *attempt, struct s3d_request *request
     attempt->send_span = attempt->send_skip = 0;
     attempt->receive_span = attempt->receive_skip = attempt->touched_bytes = 0;
     attempt->judged = attempt->place = false;
+    attempt->proxy = NULL;
     attempt->failure = (struct s3d_error){0};
     attempt->curl_error[0] = '\0';
     memset(&request->result.object, 0, sizeof request->result.object);
@@ -355,17 +364,19 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     if (code) {
         return code;
     }
+    const struct s3d_http_store *store =
+        (const struct s3d_http_store *)(void *)attempt->request->store;
     const char *url = s3d_str_text(&attempt->message.url);
     bool tls = strncasecmp(url, "https:", 6) == 0;
+    attempt->proxy = s3d_http_proxy_for(&store->proxy, url);
     curl_easy_reset(easy);
     curl_easy_setopt(easy, CURLOPT_URL, url);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, attempt->headers);
     set_limits(easy);
     set_callbacks(attempt);
     set_method(easy, &attempt->message, tls);
-    if (tls) {
-        const struct s3d_http_store *store =
-            (const struct s3d_http_store *)(void *)attempt->request->store;
+    code = s3d_http_proxy_apply(attempt->proxy, easy, error);
+    if (!code && (tls || s3d_http_proxy_is_tls(attempt->proxy))) {
         code = s3d_http_ca_apply(&attempt->driver->ca, easy, store->ca_bundle, error);
     }
     return code;
@@ -391,12 +402,12 @@ enum s3d_code s3d_http_code_of_curl(int result)
 }
 
 /* "http://host:port" of the message, for errors. */
-static void describe_origin(const struct attempt *attempt, char *out, size_t size)
+static void describe_origin(const struct attempt *attempt, char out[ORIGIN_MAX])
 {
     const char *url = s3d_str_text(&attempt->message.url);
     const char *host = strstr(url, "://");
     size_t length = host ? (size_t)(host - url) + 3 + strcspn(host + 3, "/") : strlen(url);
-    s3d_copy_text(out, size, url, length);
+    s3d_copy_text(out, ORIGIN_MAX, url, length);
 }
 
 /*
@@ -418,22 +429,47 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
     if (attempt->failure.code) {
         return s3d_error_copy(error, &attempt->failure); /* one of our callbacks stopped it */
     }
-    char origin[256];
-    describe_origin(attempt, origin, sizeof origin);
+    char origin[ORIGIN_MAX], way[2 * ORIGIN_MAX];
+    const struct s3d_http_proxy *proxy = attempt->proxy;
+    describe_origin(attempt, origin);
+    snprintf(way, sizeof way, "%s%s%s", origin, proxy ? " by the proxy " : "",
+             proxy ? proxy->origin : "");
     const char *detail = attempt->curl_error[0] ? attempt->curl_error : curl_easy_strerror(result);
+    enum s3d_code code = S3D_OK;
+    if (proxy) {
+        code = s3d_http_proxy_failure(proxy, attempt->easy, (int)result, detail, origin, error);
+    }
+    if (code) {
+        return code;
+    }
     if (result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST) {
         return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
-                        origin, detail);
+                        way, detail);
     }
     if (is_broken_head(attempt, result)) {
         return s3d_fail(error, S3D_PROTOCOL, "%s: the answer's head is broken or too long: %s",
-                        origin, detail);
+                        way, detail);
     }
-    enum s3d_code code = s3d_http_code_of_curl((int)result);
+    code = s3d_http_code_of_curl((int)result);
     const char *advice = code == S3D_TLS ? "; is the server's certificate authority in "
                                            "AWS_CA_BUNDLE, or else in the system's bundle?"
                                          : "";
-    return s3d_fail(error, code, "%s: %s%s", origin, detail, advice);
+    return s3d_fail(error, code, "%s: %s%s", way, detail, advice);
+}
+
+/* What a proxy that forwards answers by itself looks like the store's answer. Whatever has no code of
+ * the store's may be that. */
+static void suspect_proxy(const struct attempt *attempt, struct s3d_error *error)
+{
+    const struct s3d_http_proxy *proxy = attempt->proxy;
+    bool usual = error->code != S3D_DENIED && error->code != S3D_REJECTED &&
+                 !s3d_code_retryable(error->code);
+    if (proxy && !usual && !error->server_code[0] && !strstr(error->message, proxy->origin) &&
+        strncasecmp(s3d_str_text(&attempt->message.url), "http:", 5) == 0) {
+        size_t used = strlen(error->message);
+        snprintf(error->message + used, sizeof error->message - used,
+                 "; perhaps it was the proxy %s", proxy->origin);
+    }
 }
 
 static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s3d_error *error)
@@ -443,13 +479,20 @@ static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s
         code = transport_failure(attempt, result, error);
     } else if (!attempt->judged && judge(attempt)) { /* there was no body */
         code = s3d_error_copy(error, &attempt->failure);
+    } else if (attempt->proxy && attempt->answer.status == S3D_HTTP_PROXY_LOGIN) {
+        char origin[ORIGIN_MAX];
+        describe_origin(attempt, origin);
+        code = s3d_http_proxy_refused(attempt->proxy, S3D_HTTP_PROXY_LOGIN, origin, error);
     } else {
         code = attempt->protocol->finish(attempt->request, &attempt->answer, error);
     }
     if (code) {
         error->code = code;
-        error->http_status = attempt->answer.status;
+        if (attempt->answer.status) { /* else there may be one of the proxy's */
+            error->http_status = attempt->answer.status;
+        }
         error->retry_after_ms = attempt->answer.retry_after_ms;
+        suspect_proxy(attempt, error);
         if (!error->request_id[0]) {
             memcpy(error->request_id, attempt->answer.request_id, sizeof error->request_id);
         }

@@ -9,6 +9,7 @@
 #ifndef S3D_BACKENDS_HTTP_H
 #define S3D_BACKENDS_HTTP_H
 
+#include "backends/http_proxy.h"
 #include "core/pool.h"
 #include "core/store.h"
 #include "core/str.h"
@@ -64,6 +65,7 @@ struct s3d_http_store {
     struct s3d_store base;
     const struct s3d_http_protocol *protocol;
     char *ca_bundle; /* PEM file, NULL: the system's */
+    struct s3d_http_proxy proxy;
 };
 
 extern const struct s3d_driver_ops s3d_http_driver;

@@ -12,7 +12,8 @@ struct s3d_http_ca;
 /*
  * Makes the curl handle `easy` verify peers against the bundle (a PEM file; NULL: the system's).
  * *ca caches what was parsed, NULL at first; one bundle at a time, parsed again when its file was
- * replaced or written. TLS 1.2 at least, verification always on. TLS error when the bundle cannot be read.
+ * replaced or written. TLS 1.2 at least, verification always on, of a proxy that speaks TLS, too. TLS
+ * error when the bundle cannot be read.
  */
 S3D_MUST_USE enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char *bundle,
                                         struct s3d_error *error);

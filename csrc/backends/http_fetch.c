@@ -18,6 +18,7 @@ struct exchange {
     CURLM *multi;
     struct curl_slist *headers;
     struct s3d_http_ca *ca;
+    const struct s3d_http_proxy *proxy; /* by which it goes; NULL: none */
     size_t headers_bytes;
     bool too_long;
     char curl_error[CURL_ERROR_SIZE];
@@ -91,9 +92,6 @@ static void set_message(struct exchange *exchange)
         curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
         curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)0);
     }
-    if (fetch->direct) {
-        curl_easy_setopt(easy, CURLOPT_PROXY, "");
-    }
 }
 
 static void set_limits(struct exchange *exchange)
@@ -135,7 +133,9 @@ static enum s3d_code set_up(struct exchange *exchange, struct s3d_error *error)
     }
     set_message(exchange);
     set_limits(exchange);
-    if (strncasecmp(fetch->url, "https:", 6) == 0) {
+    code = s3d_http_proxy_apply(exchange->proxy, exchange->easy, error);
+    if (!code &&
+        (strncasecmp(fetch->url, "https:", 6) == 0 || s3d_http_proxy_is_tls(exchange->proxy))) {
         code = s3d_http_ca_apply(&exchange->ca, exchange->easy, fetch->ca_bundle, error);
     }
     if (!code && curl_multi_add_handle(exchange->multi, exchange->easy) != CURLM_OK) {
@@ -147,6 +147,7 @@ static enum s3d_code set_up(struct exchange *exchange, struct s3d_error *error)
 static enum s3d_code fail_transport(const struct exchange *exchange, CURLcode result,
                                     struct s3d_error *error)
 {
+    const struct s3d_http_proxy *proxy = exchange->proxy;
     char origin[ORIGIN_MAX];
     describe_origin(exchange->fetch->url, origin);
     if (exchange->too_long) {
@@ -155,7 +156,14 @@ static enum s3d_code fail_transport(const struct exchange *exchange, CURLcode re
     }
     const char *detail =
         exchange->curl_error[0] ? exchange->curl_error : curl_easy_strerror(result);
-    return s3d_fail(error, s3d_http_code_of_curl((int)result), "%s: %s", origin, detail);
+    enum s3d_code code = S3D_OK;
+    if (proxy) {
+        code =
+            s3d_http_proxy_failure(proxy, exchange->easy, (int)result, detail, origin, error);
+    }
+    return code ? code
+                : s3d_fail(error, s3d_http_code_of_curl((int)result), "%s%s%s: %s", origin,
+                           proxy ? " by the proxy " : "", proxy ? proxy->origin : "", detail);
 }
 
 /* Until the transfer has ended; AGAIN: stopped before that. */
@@ -188,12 +196,18 @@ static enum s3d_code run(struct exchange *exchange, struct s3d_error *error)
     }
     curl_easy_getinfo(exchange->easy, CURLINFO_RESPONSE_CODE, &status);
     exchange->fetch->status = (int)status;
+    if (status == S3D_HTTP_PROXY_LOGIN && exchange->proxy) {
+        char origin[ORIGIN_MAX];
+        describe_origin(exchange->fetch->url, origin);
+        return s3d_http_proxy_refused(exchange->proxy, (int)status, origin, error);
+    }
     return S3D_OK;
 }
 
 enum s3d_code s3d_http_fetch(struct s3d_http_fetch *fetch, struct s3d_error *error)
 {
-    struct exchange exchange = {.fetch = fetch};
+    struct exchange exchange = {.fetch = fetch,
+                                .proxy = s3d_http_proxy_for(fetch->proxy, fetch->url)};
     s3d_http_start_curl();
     enum s3d_code code = set_up(&exchange, error);
     if (!code) {

@@ -7,7 +7,7 @@
 #ifndef S3D_BACKENDS_HTTP_FETCH_H
 #define S3D_BACKENDS_HTTP_FETCH_H
 
-#include "core/str.h"
+#include "backends/http_proxy.h"
 
 #include <stdatomic.h>
 
@@ -22,7 +22,7 @@ struct s3d_http_fetch {
     const char *body; /* POST; NULL: none */
     size_t body_length;
     const char *ca_bundle; /* PEM file, NULL: the system's */
-    bool direct;           /* by no proxy, whatever the environment says */
+    const struct s3d_http_proxy *proxy; /* NULL: none, whatever the environment says */
     uint32_t connect_timeout_ms, timeout_ms;
     const atomic_bool *stop;
     /* filled */

@@ -24,6 +24,7 @@ static void s3_close(struct s3d_store *base)
 {
     struct s3d_s3_store *store = (struct s3d_s3_store *)(void *)base;
     s3d_free(store->http.ca_bundle);
+    s3d_http_proxy_fini(&store->http.proxy);
     s3d_free(store->path);
     s3d_s3_places_fini(&store->places);
     s3d_s3_extras_fini(&store->extras);
@@ -97,12 +98,17 @@ static enum s3d_code check_endpoint(const char *endpoint, const char **authority
     return s3d_fail_endpoint(error, endpoint, "AWS_ENDPOINT_URL");
 }
 
+static bool is_tls(const char *origin)
+{
+    return strncasecmp(origin, "https://", 8) == 0;
+}
+
 /* TLS, or a way that does not leave this machine. */
-static bool is_private(const char *origin)
+static bool is_private(const char *origin, const struct s3d_http_proxy *proxy)
 {
     char host[S3D_HOST_MAX];
-    return strncasecmp(origin, "https://", 8) == 0 ||
-           (s3d_host_of(origin, host) && s3d_host_is_loopback(host));
+    return is_tls(origin) || (s3d_host_of(origin, host) && s3d_host_is_loopback(host) &&
+                              !s3d_http_proxy_for(proxy, origin));
 }
 
 static bool is_address(const char *authority, size_t length)
@@ -262,8 +268,13 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     };
     enum s3d_code code = set_endpoint(store, config, bucket, error);
     if (!code) {
+        code = s3d_http_proxy_load(&store->http.proxy, config,
+                                   is_tls(store->places.home.origin), error);
+    }
+    if (!code) {
         store->http.base.limits.equal_parts = wants_equal_parts(store->places.home.host);
-        code = s3d_s3_extras_load(&store->extras, config, is_private(store->places.home.origin),
+        code = s3d_s3_extras_load(&store->extras, config,
+                                  is_private(store->places.home.origin, &store->http.proxy),
                                   error);
     }
     if (!code) {

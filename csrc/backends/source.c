@@ -5,6 +5,7 @@
 #include "core/mem.h"
 
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 enum { NETWORK_ATTEMPTS = 3, PAUSE_MS = 100, LOOK_MS = 20 };
@@ -39,6 +40,7 @@ void s3d_source_free(struct s3d_source *source)
         struct s3d_source *base = source->base;
         s3d_credentials_fini(&source->keys);
         s3d_callback_release(source->callback);
+        s3d_http_proxy_fini(&source->proxy);
 #define X(field) s3d_secret_free(source->field);
         S3D_SOURCE_TEXTS(X)
 #undef X
@@ -64,7 +66,7 @@ bool s3d_source_equal(const struct s3d_source *a, const struct s3d_source *b)
     for (; a && b; a = a->base, b = b->base) {
         bool same = a->kind == b->kind && same_keys(&a->keys, &b->keys) &&
                     a->callback == b->callback && a->timeout_ms == b->timeout_ms &&
-                    a->attempts == b->attempts;
+                    a->attempts == b->attempts && s3d_http_proxy_equal(&a->proxy, &b->proxy);
 #define X(field) same = same && same_text(a->field, b->field);
         S3D_SOURCE_TEXTS(X)
 #undef X
@@ -191,11 +193,29 @@ static enum s3d_code plan(struct s3d_source **source, const struct s3d_config *c
                                          : plan_files(source, config, error);
 }
 
+/* Services are asked by a proxy where S3 is; what lies at hand (container, metadata) never. */
+static enum s3d_code set_proxies(struct s3d_source *source, const struct s3d_config *config,
+                                 struct s3d_error *error)
+{
+    enum s3d_code code = S3D_OK;
+    for (; source && !code; source = source->base) {
+        if (source->kind == S3D_SOURCE_ROLE || source->kind == S3D_SOURCE_WEB_IDENTITY ||
+            source->kind == S3D_SOURCE_SSO) {
+            bool tls = !source->endpoint || strncasecmp(source->endpoint, "http:", 5) != 0;
+            code = s3d_http_proxy_load(&source->proxy, config, tls, error);
+        }
+    }
+    return code;
+}
+
 enum s3d_code s3d_source_plan(struct s3d_source **source, const struct s3d_config *config,
                               struct s3d_error *error)
 {
     *source = NULL;
     enum s3d_code code = plan(source, config, error);
+    if (!code) {
+        code = set_proxies(*source, config, error);
+    }
     if (code) {
         s3d_source_free(*source);
         *source = NULL;

@@ -10,6 +10,7 @@
 #define S3D_BACKENDS_SOURCE_H
 
 #include "backends/credentials.h"
+#include "backends/http_proxy.h"
 
 #include <stdatomic.h>
 
@@ -50,6 +51,7 @@ struct s3d_source {
     struct s3d_callback *callback; /* CALLBACK: counted */
     uint64_t timeout_ms;           /* PROCESS, METADATA */
     uint64_t attempts;             /* METADATA */
+    struct s3d_http_proxy proxy;   /* ROLE, WEB_IDENTITY, SSO; the others are asked directly */
 #define X(field) char *field;
     S3D_SOURCE_TEXTS(X)
 #undef X

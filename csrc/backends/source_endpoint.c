@@ -195,7 +195,6 @@ enum s3d_code s3d_fetch_container(const struct s3d_source *source, const atomic_
                                    .headers = headers,
                                    .header_count = header.length ? 1 : 0,
                                    .ca_bundle = source->ca_bundle,
-                                   .direct = true,
                                    .connect_timeout_ms = CONTAINER_CONNECT_MS,
                                    .timeout_ms = CONTAINER_TIMEOUT_MS,
                                    .stop = stop};
@@ -237,7 +236,6 @@ static enum s3d_code ask(const struct s3d_source *source, const char *method, co
                                          .headers = headers,
                                          .header_count = 1,
                                          .ca_bundle = source->ca_bundle,
-                                         .direct = true,
                                          .connect_timeout_ms = (uint32_t)source->timeout_ms,
                                          .timeout_ms = (uint32_t)source->timeout_ms,
                                          .stop = stop};

@@ -123,6 +123,7 @@ enum s3d_code s3d_fetch_sso(const struct s3d_source *source, const atomic_bool *
                                        .headers = headers,
                                        .header_count = 1,
                                        .ca_bundle = source->ca_bundle,
+                                       .proxy = &source->proxy,
                                        .connect_timeout_ms = CONNECT_TIMEOUT_MS,
                                        .timeout_ms = TIMEOUT_MS,
                                        .stop = stop};

@@ -115,6 +115,7 @@ static enum s3d_code exchange(const struct s3d_source *source, const char *actio
                                    .body = form->data,
                                    .body_length = form->length,
                                    .ca_bundle = source->ca_bundle,
+                                   .proxy = &source->proxy,
                                    .connect_timeout_ms = CONNECT_TIMEOUT_MS,
                                    .timeout_ms = TIMEOUT_MS,
                                    .stop = stop};

@@ -87,12 +87,28 @@ static bool credentials_overridden_locked(void)
     return false;
 }
 
-/* The first variable of the list that is set to something; an empty value counts as not set. */
-static const char *from_environment(const char *variables, const char **name)
+/* Whose empty values say something. */
+static bool is_proxy(const struct setting *setting)
 {
-    for (const char *variable = variables; *variable; variable += strlen(variable) + 1) {
+    return setting->offset == offsetof(struct s3d_config, proxy) ||
+           setting->offset == offsetof(struct s3d_config, http_proxy) ||
+           setting->offset == offsetof(struct s3d_config, https_proxy) ||
+           setting->offset == offsetof(struct s3d_config, no_proxy);
+}
+
+/* A CGI program finds HTTP_PROXY in its environment when a client sends a header "Proxy". */
+static bool is_a_clients(const char *variable)
+{
+    return strcmp(variable, "HTTP_PROXY") == 0 && getenv("REQUEST_METHOD");
+}
+
+/* The first variable of the list that is set to something; an empty value mostly counts as not set. */
+static const char *from_environment(const struct setting *setting, const char **name)
+{
+    for (const char *variable = setting->variables; *variable;
+         variable += strlen(variable) + 1) {
         const char *value = getenv(variable);
-        if (value && *value) {
+        if (value && (*value || is_proxy(setting)) && !is_a_clients(variable)) {
             *name = variable;
             return value;
         }
@@ -107,7 +123,7 @@ static enum s3d_code load_one_locked(struct s3d_config *config, size_t index,
     const char *name = setting->field;
     const char *value = overrides[index];
     if (!value && !(is_credential(setting) && credentials_overridden_locked())) {
-        value = from_environment(setting->variables, &name);
+        value = from_environment(setting, &name);
     }
     if (setting->is_number) {
         *number_at(config, setting) = setting->fallback;

@@ -51,6 +51,11 @@
     X(config_file, "AWS_CONFIG_FILE\0")                                                            \
     X(credentials_file, "AWS_SHARED_CREDENTIALS_FILE\0")                                           \
     X(ca_bundle, "AWS_CA_BUNDLE\0")                                                                \
+    /* by which proxies: see backends/http_proxy.h. The first that is set counts, be it empty: none */ \
+    X(proxy, "S3DLIO_PROXY\0")                                                                     \
+    X(http_proxy, "http_proxy\0HTTP_PROXY\0all_proxy\0ALL_PROXY\0")                                \
+    X(https_proxy, "https_proxy\0HTTPS_PROXY\0all_proxy\0ALL_PROXY\0")                             \
+    X(no_proxy, "no_proxy\0NO_PROXY\0")                                                            \
     X(addressing, "S3DLIO_ADDRESSING\0")  /* auto, path, virtual */                                \
     X(anonymous, "S3DLIO_ANONYMOUS\0")    /* 1: send requests unsigned */                           \
     /* headers that S3 requests get besides: see backends/s3_extras.h */                            \

@@ -41,6 +41,7 @@ RUBBISH = ["many", "-1", "1.5", "8MiB", "0x10", "1 ", " 1", "+1", "1e3", "", "9"
 TEXTS = [
     *("endpoint", "region", "access_key", "secret_key", "session_token", "profile"),
     *("config_file", "credentials_file", "ca_bundle", "addressing", "anonymous"),
+    *("proxy", "http_proxy", "https_proxy", "no_proxy"),
     *("checksum_calculation", "checksum_validation", "request_payer", "expected_bucket_owner"),
     *("sse", "sse_kms_key_id", "sse_kms_context", "sse_bucket_key", "sse_customer_key"),
     *("sts_endpoint", "sso_endpoint", "role_arn", "role_session_name"),
