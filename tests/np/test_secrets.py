@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import s3dlio_np
+from tests.servers.proxy_fake import ProxyFake
 from tests.servers.relay import Relay, make_certificates
 
 MARK = "s3cr3tMARK"
@@ -176,3 +177,24 @@ def test_a_password_in_the_proxy(
         monkeypatch.setenv(name, f"http://user:{MARK}@127.0.0.1:1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"{scheme}://no-such-host.invalid")
     nothing_leaks(capfd, marked.uri("x"), least=11)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("fault", ["login", "port", "scheme", "path", "half an answer"])
+def test_a_password_in_a_proxy_that_is_wrong(
+    marked: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    fault: str,
+) -> None:
+    with ProxyFake(login="user:other") as proxy:
+        if fault == "half an answer":
+            proxy.answer = lambda: [b"HTTP/1.1 200 OK\r\nx: "]
+        url = proxy.endpoint.replace("//", f"//user:{MARK}@")
+        url = {"port": f"{url}0000", "scheme": f"x{url}", "path": f"{url}/x"}.get(fault, url)
+        monkeypatch.setenv("S3DLIO_PROXY", url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"{scheme}://127.0.0.1:1")
+        # A forwarded DELETE takes half of a 200 for an answer.
+        nothing_leaks(capfd, marked.uri("x"), least=10 if fault == "half an answer" else 11)
+        assert bool(proxy.seen) == (fault in ("login", "half an answer"))
