@@ -7,6 +7,7 @@
 
 #include <curl/curl.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -148,10 +149,12 @@ static enum s3d_code fail_transport(const struct exchange *exchange, CURLcode re
                                     struct s3d_error *error)
 {
     const struct s3d_http_proxy *proxy = exchange->proxy;
-    char origin[ORIGIN_MAX];
+    char origin[ORIGIN_MAX], way[2 * ORIGIN_MAX];
     describe_origin(exchange->fetch->url, origin);
+    snprintf(way, sizeof way, "%s%s%s", origin, proxy ? " by the proxy " : "",
+             proxy ? proxy->origin : "");
     if (exchange->too_long) {
-        return s3d_fail(error, S3D_PROTOCOL, "%s: the answer is longer than %d bytes", origin,
+        return s3d_fail(error, S3D_PROTOCOL, "%s: the answer is longer than %d bytes", way,
                         S3D_HTTP_FETCH_MAX);
     }
     const char *detail =
@@ -162,8 +165,7 @@ static enum s3d_code fail_transport(const struct exchange *exchange, CURLcode re
             s3d_http_proxy_failure(proxy, exchange->easy, (int)result, detail, origin, error);
     }
     return code ? code
-                : s3d_fail(error, s3d_http_code_of_curl((int)result), "%s%s%s: %s", origin,
-                           proxy ? " by the proxy " : "", proxy ? proxy->origin : "", detail);
+                : s3d_fail(error, s3d_http_code_of_curl((int)result), "%s: %s", way, detail);
 }
 
 /* Until the transfer has ended; AGAIN: stopped before that. */

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -299,6 +301,27 @@ def test_its_certificate_is_checked(
     assert requests_of(store) == 0
 
 
+def test_no_connection_outlives_its_bundle(
+    store: OwnServer,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """What one bundle vouched for is not used under another, though the proxy is the same."""
+    right = both_bundles(store, certificates, tmp_path)
+    wrong = store.ca_bundle or make_certificates(tmp_path, ["127.0.0.1"]).ca
+    with proxy_before(store, monkeypatch, tls=certificates.server_context()) as proxy:
+        for bundle in (right, wrong, right):
+            monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+            if bundle is right:
+                assert s3dlio_np.put("s3://bucket/x", b"1")["size"] == 1
+                continue
+            with pytest.raises(s3dlio_np.StorageError, match=proxy.endpoint) as caught:
+                s3dlio_np.put("s3://bucket/x", b"1")
+            assert caught.value.code == "TLS"
+    assert requests_of(store) == 2
+
+
 @only("http")  # the relay speaks plainly to the server
 def test_the_servers_certificate_is_checked_inside_a_tunnel(
     store: OwnServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -506,8 +529,7 @@ def fake(s3_own: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         monkeypatch.delenv(name)
     with FakeAws(s3_own.server) as fake:
         fake.accepted["testkey"] = ("testsecret", None)
-        for name in ("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO"):
-            monkeypatch.setenv(name, "http://aws.invalid")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://aws.invalid")
         (tmp_path / ".aws").mkdir()
         yield fake
 
@@ -533,11 +555,28 @@ def use_role(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     )
 
 
+def use_sso(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / ".aws" / "config").write_text(
+        "[default]\nsso_start_url = https://start\nsso_region = e\n"
+        "sso_account_id = 123456789012\nsso_role_name = Reader & Co\n"
+    )
+    cache = folder / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    token = {"accessToken": "ssotoken/+=", "expiresAt": "2100-01-01T00:00:00Z"}
+    name = hashlib.sha1(b"https://start").hexdigest()
+    (cache / f"{name}.json").write_text(json.dumps(token))
+
+
 @pytest.mark.parametrize(
     ("use", "action"),
-    [(use_web_identity, "AssumeRoleWithWebIdentity"), (use_role, "AssumeRole")],
+    [
+        (use_web_identity, "AssumeRoleWithWebIdentity"),
+        (use_role, "AssumeRole"),
+        (use_sso, "GET /federation/credentials"),
+    ],
 )
-def test_sts_is_asked_by_the_proxy(
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_services_are_asked_by_the_proxy(
     s3_own: Any,
     fake: FakeAws,
     before_services: ProxyFake,
@@ -545,11 +584,24 @@ def test_sts_is_asked_by_the_proxy(
     tmp_path: Path,
     use: Callable[[pytest.MonkeyPatch, Path], None],
     action: str,
+    scheme: str,
 ) -> None:
     use(monkeypatch, tmp_path)
-    assert s3dlio_np.put(s3_own.uri("x"), b"1")["size"] == 1
+    files = make_certificates(tmp_path, ["aws.invalid"])
+    with Relay(before_services.hosts["aws.invalid"], files.server_context()) as relay:
+        if scheme == "https":
+            before_services.hosts["aws.invalid"] = ("127.0.0.1", relay.port)
+            monkeypatch.setenv("https_proxy", os.environ["http_proxy"])
+            monkeypatch.setenv("AWS_CA_BUNDLE", both_bundles(s3_own.server, files, tmp_path))
+        for name in ("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO"):
+            monkeypatch.setenv(name, f"{scheme}://aws.invalid")
+        assert s3dlio_np.put(s3_own.uri("x"), b"1")["size"] == 1
     assert fake.actions() == [action]
-    assert [seen.target for seen in before_services.seen] == ["http://aws.invalid/"]
+    if scheme == "https":
+        assert before_services.tunnels == ["aws.invalid:443"]
+    else:
+        (seen,) = before_services.seen
+        assert seen.target.startswith("http://aws.invalid/")
 
 
 @pytest.mark.parametrize(
