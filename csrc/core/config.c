@@ -97,9 +97,10 @@ static bool is_proxy(const struct setting *setting)
 }
 
 /* A CGI program finds HTTP_PROXY in its environment when a client sends a header "Proxy". */
-static bool is_a_clients(const char *variable)
+static bool is_a_clients(const char *name)
 {
-    return strcmp(variable, "HTTP_PROXY") == 0 && getenv("REQUEST_METHOD");
+    static const char variable[] = "REQUEST_METHOD";
+    return strcmp(name, "HTTP_PROXY") == 0 && getenv(variable);
 }
 
 /* The first variable of the list that is set to something; an empty value mostly counts as not set. */
