@@ -457,6 +457,11 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
     return s3d_fail(error, code, "%s: %s%s", way, detail, advice);
 }
 
+static bool is_forwarded(const struct attempt *attempt)
+{
+    return s3d_http_proxy_forwards(attempt->proxy, s3d_str_text(&attempt->message.url));
+}
+
 /* What a proxy that forwards answers by itself looks like the store's answer. Whatever has no code of
  * the store's may be that. */
 static void suspect_proxy(const struct attempt *attempt, struct s3d_error *error)
@@ -464,8 +469,8 @@ static void suspect_proxy(const struct attempt *attempt, struct s3d_error *error
     const struct s3d_http_proxy *proxy = attempt->proxy;
     bool usual = error->code != S3D_DENIED && error->code != S3D_REJECTED &&
                  !s3d_code_retryable(error->code);
-    if (proxy && !usual && !error->server_code[0] && !strstr(error->message, proxy->origin) &&
-        strncasecmp(s3d_str_text(&attempt->message.url), "http:", 5) == 0) {
+    if (is_forwarded(attempt) && !usual && !error->server_code[0] &&
+        !strstr(error->message, proxy->origin)) {
         size_t used = strlen(error->message);
         snprintf(error->message + used, sizeof error->message - used,
                  "; perhaps it was the proxy %s", proxy->origin);
@@ -479,7 +484,7 @@ static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s
         code = transport_failure(attempt, result, error);
     } else if (!attempt->judged && judge(attempt)) { /* there was no body */
         code = s3d_error_copy(error, &attempt->failure);
-    } else if (attempt->proxy && attempt->answer.status == S3D_HTTP_PROXY_LOGIN) {
+    } else if (is_forwarded(attempt) && attempt->answer.status == S3D_HTTP_PROXY_LOGIN) {
         char origin[ORIGIN_MAX];
         describe_origin(attempt, origin);
         code = s3d_http_proxy_refused(attempt->proxy, S3D_HTTP_PROXY_LOGIN, origin, error);

@@ -198,7 +198,8 @@ static enum s3d_code run(struct exchange *exchange, struct s3d_error *error)
     }
     curl_easy_getinfo(exchange->easy, CURLINFO_RESPONSE_CODE, &status);
     exchange->fetch->status = (int)status;
-    if (status == S3D_HTTP_PROXY_LOGIN && exchange->proxy) {
+    if (status == S3D_HTTP_PROXY_LOGIN &&
+        s3d_http_proxy_forwards(exchange->proxy, exchange->fetch->url)) {
         char origin[ORIGIN_MAX];
         describe_origin(exchange->fetch->url, origin);
         return s3d_http_proxy_refused(exchange->proxy, (int)status, origin, error);

@@ -156,6 +156,11 @@ bool s3d_http_proxy_equal(const struct s3d_http_proxy *a, const struct s3d_http_
            same_text(a->no_proxy, b->no_proxy);
 }
 
+bool s3d_http_proxy_forwards(const struct s3d_http_proxy *proxy, const char *url)
+{
+    return proxy && strncmp(proxy->origin, "http", 4) == 0 && strncasecmp(url, "http:", 5) == 0;
+}
+
 bool s3d_http_proxy_is_tls(const struct s3d_http_proxy *proxy)
 {
     return proxy && strncmp(proxy->origin, "https:", 6) == 0;

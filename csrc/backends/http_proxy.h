@@ -31,6 +31,9 @@ bool s3d_http_proxy_equal(const struct s3d_http_proxy *a, const struct s3d_http_
 /* `proxy` where a request to this URL goes by it; NULL: it goes directly. NULL is allowed. */
 const struct s3d_http_proxy *s3d_http_proxy_for(const struct s3d_http_proxy *proxy,
                                                 const char *url);
+/* Whether it takes such a request apart and sends it on, so that the answer may be its own. NULL is
+ * allowed. */
+bool s3d_http_proxy_forwards(const struct s3d_http_proxy *proxy, const char *url);
 /* Whether one speaks TLS with the proxy itself. NULL is allowed. */
 bool s3d_http_proxy_is_tls(const struct s3d_http_proxy *proxy);
 

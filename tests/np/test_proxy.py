@@ -403,6 +403,25 @@ def test_a_proxy_that_refuses(store: OwnServer, scheme: str, case: str) -> None:
     assert requests_of(store) == 0
 
 
+@pytest.mark.parametrize("by", ["http", "socks5h"])
+def test_what_the_server_says_is_not_the_proxys(
+    store: OwnServer, scheme: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it 407, where nobody takes requests apart on the way."""
+    fault = store.add_fault(op="PutObject", kind="status", status=407, code="Odd", count=-1)
+    with SocksFake({HOST[scheme]: store.address}) as socks:
+        with proxy_before(store, monkeypatch) as proxy:
+            if by == "socks5h":
+                monkeypatch.setenv("S3DLIO_PROXY", f"socks5h://127.0.0.1:{socks.port}")
+            with pytest.raises(s3dlio_np.StorageError) as caught:
+                s3dlio_np.put("s3://bucket/x", b"1")
+            forwarded = scheme == "http" and by == "http"
+            assert (caught.value.status, fault.hits()) == (407, 1)
+            assert (caught.value.server_code == "Odd") == (not forwarded)
+            assert ("the proxy" in str(caught.value)) == forwarded
+            assert len(socks.seen if by == "socks5h" else proxy.seen) == 1
+
+
 @only("https")
 def test_a_404_to_connect_is_no_missing_object(store: OwnServer) -> None:
     """From a web server that is no proxy. To a forwarded request, it could be the store's."""
