@@ -96,7 +96,9 @@ def list(uri: Uri) -> builtins.list[ObjectInfo]:
     """All objects whose key begins with the URI's, in the store's order.
 
     uri: s3://bucket/prefix (the prefix may be empty, "/" has no special meaning), file:///path or a
-    path. Each result's uri opens that object. Raises what stat() raises.
+    path. Each result's uri opens that object: s3:// keys come as the bytes that they are ("../x", a line
+    break), which are nothing until you make a local path of one. A store's listing that goes in circles, or
+    names what does not begin with the prefix, is a StorageError. Raises what stat() raises.
     """
     return _native.list(uri)
 

@@ -1,5 +1,6 @@
 #include "backends/s3.h"
 #include "backends/xml.h"
+#include "core/uri.h"
 
 #include <string.h>
 
@@ -236,6 +237,47 @@ static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_ht
     return S3D_OK;
 }
 
+/* --- listed keys --- */
+
+struct listed {
+    const char *prefix;
+    size_t prefix_length;
+    const struct s3d_list_sink *sink; /* the submitter's */
+};
+
+static void reset_listed(void *context)
+{
+    const struct listed *listed = context;
+    listed->sink->reset(listed->sink->context);
+}
+
+/* A listed key is data, whatever its bytes spell, and never becomes a path. But it has to be an answer
+ * to the question: who deletes what he has listed below a prefix must not be given other keys. */
+static enum s3d_code add_listed(void *context, const char *key, const struct s3d_object *object,
+                                struct s3d_error *error)
+{
+    const struct listed *listed = context;
+    if (strncmp(key, listed->prefix, listed->prefix_length) != 0) {
+        return s3d_fail(error, S3D_PROTOCOL,
+                        "the store listed the key \"%.200s\", which does not begin with \"%.200s\"",
+                        key, listed->prefix);
+    }
+    if (strlen(key) > S3D_KEY_MAX) {
+        return s3d_fail(error, S3D_PROTOCOL, "the store listed a key of %zu bytes; S3 allows %d",
+                        strlen(key), S3D_KEY_MAX);
+    }
+    return listed->sink->add(listed->sink->context, key, object, error);
+}
+
+static enum s3d_code take_list(struct s3d_request *request, const struct s3d_http_answer *answer,
+                               struct s3d_error *error)
+{
+    struct listed listed = {request->key, strlen(request->key), request->list};
+    const struct s3d_list_sink sink = {&listed, reset_listed, add_listed};
+    return s3d_xml_list(s3d_str_text(&answer->text), answer->text.length, &sink,
+                        request->result.next_token, sizeof request->result.next_token, error);
+}
+
 static enum s3d_code finish_text(struct s3d_request *request, struct s3d_http_answer *answer,
                                  struct s3d_error *error)
 {
@@ -244,8 +286,7 @@ static enum s3d_code finish_text(struct s3d_request *request, struct s3d_http_an
     struct s3d_xml_error xml;
     switch (request->verb) {
     case S3D_VERB_LIST:
-        return s3d_xml_list(text, length, request->list, request->result.next_token,
-                            sizeof request->result.next_token, error);
+        return take_list(request, answer, error);
     case S3D_VERB_UPLOAD_CREATE:
         return s3d_xml_upload_id(text, length, request->result.upload_id,
                                  sizeof request->result.upload_id, error);

@@ -1,5 +1,6 @@
 #include "bind/calls.h"
 
+#include "bind/errors.h"
 #include "bind/request.h"
 #include "core/mem.h"
 #include "core/str.h"
@@ -7,7 +8,13 @@
 #include <datetime.h>
 #include <string.h>
 
-enum { URI_MAX = 65536 };
+enum {
+    URI_MAX = 65536,
+    EMPTY_PAGES_MAX = 10000 /* in a row: S3 sends such ones where it passes over delete markers */
+};
+
+static const int64_t YEAR_1_S = INT64_C(-62135596800);
+static const int64_t YEAR_10000_S = INT64_C(253402300800);
 
 _Static_assert(sizeof((struct s3d_request *)0)->result.next_token == 2048, "struct page");
 
@@ -19,10 +26,10 @@ int bind_calls_init(void)
 
 /* --- an object as a dict ------------------------------------------------------------------ */
 
-/* UTC, or None when the store did not say. */
+/* UTC, or None when the store did not say, or named a year that Python does not know. */
 static PyObject *time_of(int64_t unix_s)
 {
-    if (!unix_s) {
+    if (!unix_s || unix_s < YEAR_1_S || unix_s >= YEAR_10000_S) {
         Py_RETURN_NONE;
     }
     PyObject *args = Py_BuildValue("(LO)", (long long)unix_s, PyDateTime_TimeZone_UTC);
@@ -166,18 +173,16 @@ static enum s3d_code page_add(void *context, const char *key, const struct s3d_o
 static PyObject *uri_of(const struct bind_target *target, const char *key)
 {
     struct s3d_str text = S3D_STR(URI_MAX);
-    bool file_uri = strncmp(bind_target_text(target), "file:", 5) == 0;
     if (target->uri.scheme == S3D_SCHEME_S3) {
         s3d_str_add_format(&text, "s3://%s/%s", target->uri.container, key);
-    } else if (file_uri) {
+    } else if (strstr(bind_target_text(target), "://")) {
         s3d_str_add(&text, "file://");
         s3d_str_add_encoded(&text, key, true);
     } else {
         s3d_str_add(&text, key);
     }
-    PyObject *uri = s3d_str_check(&text, NULL)
-                        ? PyErr_NoMemory()
-                        : PyUnicode_DecodeFSDefaultAndSize(text.data, (Py_ssize_t)text.length);
+    PyObject *uri =
+        s3d_str_check(&text, NULL) ? PyErr_NoMemory() : bind_uri_text(text.data, text.length);
     s3d_str_fini(&text);
     return uri;
 }
@@ -197,10 +202,55 @@ static int append_page(PyObject *list, const struct bind_target *target,
     return 0;
 }
 
+/*
+ * Where a listing has been, to see whether it comes to an end: a page is kept and compared with the
+ * ones that follow, and after twice as many pages another one (Brent's cycle detection). Keys may come
+ * in any order, but none twice, and nobody is sent back to where he was.
+ */
+struct course {
+    size_t pages, next_kept, empty;
+    char *first_key; /* of the kept page */
+    char token[2048];
+};
+
+static enum s3d_code fail_endless(const char *why, struct s3d_error *error)
+{
+    enum s3d_code code = s3d_fail(error, S3D_PROTOCOL, "the store's listing has no end: %s", why);
+    s3d_error_set_operation(error, "%s", s3d_verb_name(S3D_VERB_LIST));
+    return code;
+}
+
+/* `token`: where the next page is to begin. */
+static enum s3d_code course_check(struct course *course, const struct page *page,
+                                  const char *token, struct s3d_error *error)
+{
+    const char *first_key = page->count ? page->rows[0].key : NULL;
+    if (first_key && course->first_key && strcmp(first_key, course->first_key) == 0) {
+        return fail_endless("a page begins with a key that was there before", error);
+    }
+    if (token[0] && strcmp(token, course->token) == 0) {
+        return fail_endless("it leads back to a page that was there before", error);
+    }
+    course->empty = first_key ? 0 : course->empty + 1;
+    if (course->empty > EMPTY_PAGES_MAX) {
+        return fail_endless("thousands of pages in a row hold no key", error);
+    }
+    if (course->pages++ < course->next_kept) {
+        return S3D_OK;
+    }
+    course->next_kept = 2 * course->pages;
+    memcpy(course->token, token, sizeof course->token);
+    s3d_free(course->first_key);
+    course->first_key = first_key ? s3d_copy_string(first_key) : NULL;
+    return first_key && !course->first_key ? s3d_fail_memory(error, strlen(first_key) + 1) : S3D_OK;
+}
+
 static PyObject *list_all(const struct bind_state *state, const struct bind_target *target,
                           struct s3d_call *call, struct page *page)
 {
     PyObject *list = PyList_New(0);
+    struct course course = {0};
+    struct s3d_error error;
     page->sink = (struct s3d_list_sink){page, page_reset, page_add};
     call->request.list = &page->sink;
     bool more = list != NULL;
@@ -210,10 +260,16 @@ static PyObject *list_all(const struct bind_state *state, const struct bind_targ
             Py_CLEAR(list);
             break;
         }
+        if (course_check(&course, page, call->request.result.next_token, &error)) {
+            bind_raise(state, &error, bind_target_text(target));
+            Py_CLEAR(list);
+            break;
+        }
         page_reset(page);
         memcpy(page->token, call->request.result.next_token, sizeof page->token);
         more = page->token[0] != '\0';
     }
+    s3d_free(course.first_key);
     return list;
 }
 

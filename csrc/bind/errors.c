@@ -1,5 +1,6 @@
 #include "bind/errors.h"
 
+#include "bind/target.h"
 #include "core/str.h"
 #include "core/uri.h"
 
@@ -190,10 +191,10 @@ static PyObject *filename_of(const char *uri)
         Py_RETURN_NONE;
     }
     if (s3d_uri_parse(&parsed, uri, strlen(uri), NULL)) {
-        return PyUnicode_DecodeFSDefault(uri);
+        return bind_uri_text(uri, strlen(uri));
     }
-    PyObject *name =
-        PyUnicode_DecodeFSDefault(parsed.scheme == S3D_SCHEME_FILE ? parsed.key : uri);
+    PyObject *name = parsed.scheme == S3D_SCHEME_FILE ? PyUnicode_DecodeFSDefault(parsed.key)
+                                                      : bind_uri_text(uri, strlen(uri));
     s3d_uri_fini(&parsed);
     return name;
 }

@@ -7,19 +7,32 @@
 #include "core/mem.h"
 
 #include <string.h>
+#include <strings.h>
 
 /* --- URI and store ------------------------------------------------------------------------ */
 
-/* Object keys are UTF-8; local paths are encoded as Python encodes file names. */
+/* An object's URI is UTF-8 wherever it comes from, so that a key is the same under every locale;
+ * a local path is encoded as Python encodes file names. */
+static bool is_object(const char *text)
+{
+    return strstr(text, "://") && strncasecmp(text, "file:", 5) != 0;
+}
+
 static PyObject *encode(PyObject *text)
 {
-    const char *utf8 = PyUnicode_AsUTF8(text);
-    if (!utf8) {
-        PyErr_Clear(); /* lone surrogates: a file name that is no UTF-8 */
-    } else if (strstr(utf8, "://") && strncmp(utf8, "file:", 5) != 0) {
-        return PyUnicode_AsUTF8String(text);
+    PyObject *utf8 = PyUnicode_AsEncodedString(text, "utf-8", "surrogateescape");
+    if (!utf8 || is_object(PyBytes_AS_STRING(utf8))) {
+        return utf8;
     }
+    Py_DECREF(utf8);
     return PyUnicode_EncodeFSDefault(text);
+}
+
+PyObject *bind_uri_text(const char *bytes, size_t length)
+{
+    return is_object(bytes)
+               ? PyUnicode_DecodeUTF8(bytes, (Py_ssize_t)length, "surrogateescape")
+               : PyUnicode_DecodeFSDefaultAndSize(bytes, (Py_ssize_t)length);
 }
 
 static int name_target(struct bind_target *target, PyObject *uri)
@@ -35,7 +48,7 @@ static int name_target(struct bind_target *target, PyObject *uri)
     if (PyBytes_Check(path)) {
         target->bytes = path;
         target->name =
-            PyUnicode_DecodeFSDefaultAndSize(PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path));
+            bind_uri_text(PyBytes_AS_STRING(path), (size_t)PyBytes_GET_SIZE(path));
     } else {
         target->name = path;
         target->bytes = encode(path);

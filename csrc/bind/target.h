@@ -20,6 +20,8 @@ struct bind_target {
 int bind_target_open(struct bind_target *target, const struct bind_state *state, PyObject *uri,
                      bool object);
 void bind_target_fini(struct bind_target *target);
+/* The str of an encoded, terminated URI or path: bytes that are no text become lone surrogates. */
+PyObject *bind_uri_text(const char *bytes, size_t length);
 /* For bind_raise. */
 const char *bind_target_text(const struct bind_target *target);
 

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { KEY_MAX = 1024, BUCKET_MIN = 3, BUCKET_MAX = 63 };
+enum { BUCKET_MIN = 3, BUCKET_MAX = 63 };
 
 void s3d_uri_fini(struct s3d_uri *uri)
 {
@@ -59,9 +59,9 @@ static enum s3d_code parse_s3(struct s3d_uri *uri, const char *rest, size_t leng
     }
     const char *key = slash ? slash + 1 : rest + length;
     size_t key_length = length - (size_t)(key - rest);
-    if (key_length > KEY_MAX) {
+    if (key_length > S3D_KEY_MAX) {
         return s3d_fail(error, S3D_INVALID, "the key has %zu bytes; S3 allows %d", key_length,
-                        KEY_MAX);
+                        S3D_KEY_MAX);
     }
     uri->scheme = S3D_SCHEME_S3;
     uri->container = copy_range(rest, bucket_length);

@@ -10,6 +10,8 @@
 
 #include "core/error.h"
 
+enum { S3D_KEY_MAX = 1024 /* bytes in a key, as S3 has it */ };
+
 enum s3d_scheme { S3D_SCHEME_FILE, S3D_SCHEME_S3 };
 
 struct s3d_uri {
