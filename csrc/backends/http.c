@@ -2,6 +2,7 @@
 
 #include "backends/http_ca.h"
 #include "backends/http_headers.h"
+#include "backends/secrets.h"
 #include "core/config.h"
 #include "core/mem.h"
 
@@ -213,10 +214,8 @@ static int on_socket(void *context, curl_socket_t socket, curlsocktype purpose)
 static void attempt_clear(struct attempt *attempt)
 {
     s3d_str_fini(&attempt->message.url);
-    if (attempt->message.headers.data) {
-        explicit_bzero(attempt->message.headers.data, attempt->message.headers.length);
-    }
-    s3d_str_fini(&attempt->message.headers);
+    s3d_secrets_fini(&attempt->message.headers); /* among them are some */
+    s3d_secrets_fini(&attempt->message.secrets);
     s3d_str_fini(&attempt->message.text);
     s3d_str_fini(&attempt->answer.text);
     curl_slist_free_all(attempt->headers);
@@ -265,7 +264,8 @@ static void attempt_prepare(struct attempt *attempt, struct s3d_request *request
     attempt->protocol = store->protocol;
     attempt->message = (struct s3d_http_message){.url = S3D_STR(16384),
                                                  .headers = S3D_STR(HEADERS_MAX_BYTES),
-                                                 .text = S3D_STR(S3D_HTTP_TEXT_MAX)};
+                                                 .text = S3D_STR(S3D_HTTP_TEXT_MAX),
+                                                 .secrets = S3D_STR(S3D_SECRETS_MAX)};
     attempt->answer = (struct s3d_http_answer){.text = S3D_STR(S3D_HTTP_TEXT_MAX)};
     attempt->headers_bytes = 0;
     attempt->send_span = attempt->send_skip = 0;
@@ -357,6 +357,9 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     }
     if (!code) {
         code = s3d_str_check(&attempt->message.headers, error);
+    }
+    if (!code) {
+        code = s3d_str_check(&attempt->message.secrets, error);
     }
     if (!code) {
         code = add_headers(attempt, error);
@@ -501,6 +504,8 @@ static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s
         if (!error->request_id[0]) {
             memcpy(error->request_id, attempt->answer.request_id, sizeof error->request_id);
         }
+        /* Whatever of it is the server's text: here it becomes an error. */
+        s3d_secrets_hide(&attempt->message.secrets, error);
     }
     return code;
 }

@@ -23,6 +23,7 @@ struct s3d_http_message {
     size_t body_count;
     struct s3d_str text;         /* a small body made by the protocol (XML) */
     struct s3d_span text_span;
+    struct s3d_str secrets;      /* what no error of this attempt may repeat: see secrets.h */
 };
 
 enum { S3D_HTTP_TEXT_MAX = 8 * 1024 * 1024 };

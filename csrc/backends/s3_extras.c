@@ -21,7 +21,7 @@ static enum s3d_code add(struct s3d_s3_extras *extras, unsigned verbs, const cha
     if (!copy) {
         return s3d_fail_memory(error, strlen(value) + 1);
     }
-    extras->headers[extras->count++] = (struct s3d_s3_extra){name, copy, verbs};
+    extras->headers[extras->count++] = (struct s3d_s3_extra){name, copy, verbs, false};
     return S3D_OK;
 }
 
@@ -96,6 +96,7 @@ static enum s3d_code add_customer_key(struct s3d_s3_extras *extras, const char *
         code = add(extras, content_verbs, "x-amz-server-side-encryption-customer-key", key, error);
     }
     if (!code) {
+        extras->headers[extras->count - 1].secret = true;
         code = add(extras, content_verbs, "x-amz-server-side-encryption-customer-key-md5", digest,
                    error);
     }

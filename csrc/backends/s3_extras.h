@@ -17,6 +17,7 @@ struct s3d_s3_extra {
     const char *name;
     char *value;
     unsigned verbs;
+    bool secret;
 };
 
 struct s3d_s3_extras {

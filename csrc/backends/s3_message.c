@@ -1,5 +1,6 @@
 #include "backends/auth.h"
 #include "backends/s3.h"
+#include "backends/secrets.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -296,11 +297,24 @@ static enum s3d_code collect_headers(struct signing *signing, const struct s3d_s
     return code;
 }
 
+static void add_secrets(struct s3d_str *secrets, const struct s3d_s3_store *store,
+                        const struct s3d_credentials *credentials)
+{
+    s3d_secrets_add(secrets, credentials->secret_key);
+    s3d_secrets_add(secrets, credentials->session_token);
+    for (size_t i = 0; i < store->extras.count; i++) {
+        if (store->extras.headers[i].secret) {
+            s3d_secrets_add(secrets, store->extras.headers[i].value);
+        }
+    }
+}
+
 static enum s3d_code sign(const struct signing *signing, const char *region,
                           const struct s3d_credentials *credentials, const char *method,
-                          const char *path, const char *query, struct s3d_str *headers,
-                          struct s3d_error *error)
+                          const char *path, const char *query,
+                          struct s3d_http_message *message, struct s3d_error *error)
 {
+    struct s3d_str *headers = &message->headers;
     struct s3d_sigv4 request = {
         .access_key = credentials->access_key,
         .secret_key = credentials->secret_key,
@@ -316,6 +330,9 @@ static enum s3d_code sign(const struct signing *signing, const char *region,
     };
     s3d_str_add(headers, "Authorization: ");
     enum s3d_code code = s3d_sigv4_authorize(&request, headers, error);
+    if (!code) { /* the signature, with which it ends */
+        s3d_secrets_add(&message->secrets, headers->data + headers->length - (S3D_SHA256_HEX - 1));
+    }
     s3d_str_add_bytes(headers, "", 1);
     return code;
 }
@@ -335,6 +352,7 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
     struct signing signing = {.metadata_names = S3D_STR(16384)};
     struct s3d_str path = S3D_STR(8192), query = S3D_STR(16384);
     message->method = method_of(request->verb);
+    add_secrets(&message->secrets, store, credentials);
     s3d_str_add(&path, store->path);
     if (request->verb != S3D_VERB_LIST) {
         s3d_str_add_encoded(&path, request->key, true);
@@ -363,7 +381,7 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
     }
     if (!credentials->anonymous) {
         code = sign(&signing, place->region, credentials, message->method, path.data,
-                    s3d_str_text(&query), &message->headers, error);
+                    s3d_str_text(&query), message, error);
     }
     /* No pause for "100 Continue". */
     s3d_str_add_bytes(&message->headers, "Expect:", sizeof "Expect:");

@@ -4,6 +4,7 @@
 #include "backends/auth.h"
 #include "backends/host.h"
 #include "backends/http_fetch.h"
+#include "backends/secrets.h"
 #include "backends/source.h"
 #include "backends/text_file.h"
 #include "backends/xml.h"
@@ -105,8 +106,9 @@ static enum s3d_code judge(const struct s3d_http_fetch *fetch, const char *actio
 
 static enum s3d_code exchange(const struct s3d_source *source, const char *action,
                               const char *url, const char *const *headers, size_t header_count,
-                              const struct s3d_str *form, const atomic_bool *stop,
-                              struct s3d_credentials *credentials, struct s3d_error *error)
+                              const struct s3d_str *form, const struct s3d_str *secrets,
+                              const atomic_bool *stop, struct s3d_credentials *credentials,
+                              struct s3d_error *error)
 {
     struct s3d_http_fetch fetch = {.method = "POST",
                                    .url = url,
@@ -122,6 +124,9 @@ static enum s3d_code exchange(const struct s3d_source *source, const char *actio
     enum s3d_code code = s3d_http_fetch(&fetch, error);
     if (!code) {
         code = judge(&fetch, action, credentials, error);
+    }
+    if (code && error) {
+        s3d_secrets_hide(secrets, error);
     }
     s3d_http_fetch_fini(&fetch);
     return code;
@@ -173,14 +178,6 @@ static enum s3d_code sign(struct signed_lines *lines, const struct s3d_source *s
     return s3d_str_check(&lines->token, error);
 }
 
-static void wipe(struct s3d_str *str)
-{
-    if (str->data) {
-        explicit_bzero(str->data, str->length);
-    }
-    s3d_str_fini(str);
-}
-
 static enum s3d_code assume(const struct s3d_source *source, const struct s3d_credentials *base,
                             const atomic_bool *stop, struct s3d_credentials *credentials,
                             struct s3d_error *error)
@@ -188,8 +185,14 @@ static enum s3d_code assume(const struct s3d_source *source, const struct s3d_cr
     struct s3d_str url = S3D_STR(4096), host = S3D_STR(4096), form = S3D_STR(FORM_MAX_BYTES);
     struct signed_lines lines = {S3D_STR(HEADER_MAX_BYTES), S3D_STR(HEADER_MAX_BYTES),
                                  S3D_STR(HEADER_MAX_BYTES)};
+    struct s3d_str secrets = S3D_STR(S3D_SECRETS_MAX);
+    s3d_secrets_add(&secrets, base->secret_key);
+    s3d_secrets_add(&secrets, base->session_token);
     form_begin(&form, "AssumeRole", source);
     enum s3d_code code = s3d_str_check(&form, error);
+    if (!code) {
+        code = s3d_str_check(&secrets, error);
+    }
     if (!code) {
         code = name_service(source, &url, &host, error);
     }
@@ -201,10 +204,11 @@ static enum s3d_code assume(const struct s3d_source *source, const struct s3d_cr
             "Content-Type: application/x-www-form-urlencoded; charset=utf-8",
             lines.authorization.data, lines.date.data, lines.token.data};
         code = exchange(source, "AssumeRole", url.data, headers, base->session_token ? 4 : 3,
-                        &form, stop, credentials, error);
+                        &form, &secrets, stop, credentials, error);
     }
-    wipe(&lines.authorization);
-    wipe(&lines.token);
+    s3d_secrets_fini(&secrets);
+    s3d_secrets_fini(&lines.authorization);
+    s3d_secrets_fini(&lines.token);
     s3d_str_fini(&lines.date);
     s3d_str_fini(&url);
     s3d_str_fini(&host);
@@ -233,24 +237,30 @@ enum s3d_code s3d_fetch_web_identity(const struct s3d_source *source, const atom
     static const char *const headers[] = {
         "Content-Type: application/x-www-form-urlencoded; charset=utf-8"};
     struct s3d_str url = S3D_STR(4096), host = S3D_STR(4096), form = S3D_STR(FORM_MAX_BYTES);
+    struct s3d_str secrets = S3D_STR(S3D_SECRETS_MAX);
     char *token = NULL;
     size_t token_bytes = 0;
     enum s3d_code code = s3d_token_read(source->token_file, &token, &token_bytes, error);
     if (!code) {
         form_begin(&form, "AssumeRoleWithWebIdentity", source);
         form_add(&form, "WebIdentityToken", token);
+        s3d_secrets_add(&secrets, token);
         code = s3d_str_check(&form, error);
+    }
+    if (!code) {
+        code = s3d_str_check(&secrets, error);
     }
     if (!code) {
         code = name_service(source, &url, &host, error);
     }
     if (!code) {
-        code = exchange(source, "AssumeRoleWithWebIdentity", url.data, headers, 1, &form, stop,
-                        credentials, error);
+        code = exchange(source, "AssumeRoleWithWebIdentity", url.data, headers, 1, &form,
+                        &secrets, stop, credentials, error);
     }
+    s3d_secrets_fini(&secrets);
     s3d_text_free(token, token_bytes);
     s3d_str_fini(&url);
     s3d_str_fini(&host);
-    wipe(&form);
+    s3d_secrets_fini(&form);
     return code;
 }

@@ -477,15 +477,6 @@ struct listing {
     char key[LEAF_MAX + 1];
 };
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    char lower = (char)(c | 0x20);
-    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
-}
-
 /* In place. S3 writes a space as '+'. False: a broken escape, or a NUL byte. */
 static bool decode_url(char *text)
 {
@@ -493,11 +484,11 @@ static bool decode_url(char *text)
     for (const char *c = text; *c; c++) {
         char plain = *c == '+' ? ' ' : *c;
         if (*c == '%') {
-            int high = hex_digit(c[1]), low = high < 0 ? -1 : hex_digit(c[2]);
-            if (low < 0 || high * 16 + low == 0) {
+            int byte = s3d_percent_byte(c);
+            if (byte <= 0) {
                 return false;
             }
-            plain = (char)(high * 16 + low);
+            plain = (char)byte;
             c += 2;
         }
         *to++ = plain;

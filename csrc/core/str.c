@@ -146,6 +146,22 @@ bool s3d_copy_text(char *to, size_t size, const char *text, size_t length)
     return kept == length;
 }
 
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int s3d_percent_byte(const char *text)
+{
+    int high = text[0] == '%' ? hex_digit(text[1]) : -1;
+    int low = high < 0 ? -1 : hex_digit(text[2]);
+    return low < 0 ? -1 : high * 16 + low;
+}
+
 bool s3d_parse_u64(const char *text, uint64_t *out)
 {
     if (!*text) {

@@ -69,15 +69,6 @@ static enum s3d_code parse_s3(struct s3d_uri *uri, const char *rest, size_t leng
     return uri->container && uri->key ? S3D_OK : s3d_fail_memory(error, length);
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    c = (char)(c | 0x20);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Decodes %XX in place. */
 static enum s3d_code decode_percent(char *text, struct s3d_error *error)
 {
@@ -87,13 +78,13 @@ static enum s3d_code decode_percent(char *text, struct s3d_error *error)
             *out++ = *in;
             continue;
         }
-        int high = hex_digit(in[1]), low = high < 0 ? -1 : hex_digit(in[2]);
-        if (low < 0 || (high == 0 && low == 0)) {
+        int byte = s3d_percent_byte(in);
+        if (byte <= 0) {
             return s3d_fail(error, S3D_INVALID,
                             "'%%' in a file:// URI must be followed by two hex digits (a literal "
                             "percent sign is %%25); plain paths need no escaping");
         }
-        *out++ = (char)(high << 4 | low);
+        *out++ = (char)byte;
         in += 2;
     }
     *out = '\0';

@@ -110,6 +110,17 @@ static void test_parse_u64(void)
     }
 }
 
+static void test_percent_byte(void)
+{
+    static const struct {
+        const char *text;
+        int byte;
+    } cases[] = {{"%41", 'A'}, {"%fF", 255}, {"%00", 0}, {"%4", -1}, {"%", -1}, {"", -1}, {"41", -1}, {"%g0", -1}, {"%0:", -1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK(s3d_percent_byte(cases[i].text) == cases[i].byte);
+    }
+}
+
 static void test_codes(void)
 {
     CHECK_TEXT(s3d_code_name(S3D_OK), "OK");
@@ -198,6 +209,7 @@ int main(void)
     RUN(test_xml);
     RUN(test_copy_text);
     RUN(test_parse_u64);
+    RUN(test_percent_byte);
     RUN(test_codes);
     RUN(test_fail);
     RUN(test_fail_errno);

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import faulthandler
 import io
+import itertools
 import logging
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
 
 import s3dlio_np
+from tests.servers.fake_aws import FakeAws, sts_error
+from tests.servers.http_fake import HttpFake
 from tests.servers.proxy_fake import ProxyFake
 from tests.servers.relay import Relay, make_certificates
 
@@ -198,3 +204,176 @@ def test_a_password_in_a_proxy_that_is_wrong(
         # A forwarded DELETE takes half of a 200 for an answer.
         nothing_leaks(capfd, marked.uri("x"), least=10 if fault == "half an answer" else 11)
         assert bool(proxy.seen) == (fault in ("login", "half an answer"))
+
+
+# --- a server that repeats what it was told ------------------------------------------------------
+
+TOLD = {
+    "secret key": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",  # no server is told it, but it may know
+    "session token": "IQoJb3JpZ2luX2VjEPT//////////wEaCXVzLWVhc3QtMSJHMEUCIQDW0+fakefakefake=="
+    * 12,
+    "customer key": "Y3VzdG9tZXIta2V5LW9mLTMyLWJ5dGVzLWV4YWN0bHk=",
+    "signature": "",  # each request's own
+}
+Said = tuple[int, dict[str, str], str]  # status, headers, body
+
+
+def refusal(**fields: str) -> str:
+    texts = {"Code": "AccessDenied"} | fields
+    inner = "".join(f"<{name}>{escape(text)}</{name}>" for name, text in texts.items())
+    return f"<Error>{inner}</Error>"
+
+
+def as_tag(secret: str) -> str:
+    return "t" + "".join(itertools.takewhile(str.isalnum, secret))[:40]
+
+
+SAYINGS: dict[str, Callable[[str], Said]] = {
+    "the message": lambda secret: (403, {}, refusal(Message=f"not {secret}, no")),
+    "a message that is cut off": lambda secret: (403, {}, refusal(Message="x" * 235 + secret)),
+    "its middle": lambda secret: (403, {}, refusal(Message=secret[5:-5])),
+    "percent-encoded": lambda secret: (403, {}, refusal(Message=quote(secret, safe=""))),
+    "a presigned URL": lambda secret: (
+        403,
+        {},
+        refusal(
+            Message=f"http://x/k?X-Amz-Security-Token={quote(secret)}&X-Amz-Signature=abcdef0123"
+        ),
+    ),
+    "the code": lambda secret: (403, {}, refusal(Code=secret)),
+    "the request's id": lambda secret: (403, {"x-amz-request-id": secret}, refusal()),
+    "the request's id in the body": lambda secret: (403, {}, refusal(RequestId=secret)),
+    "the region": lambda secret: (400, {}, refusal(Region=secret)),
+    "the region in a header": lambda secret: (301, {"x-amz-bucket-region": secret}, ""),
+    "the answer's root": lambda secret: (200, {}, f"<{as_tag(secret)}/>"),
+    "broken XML": lambda secret: (200, {}, f"<ListBucketResult></{as_tag(secret)}>"),
+    "a key": lambda secret: (
+        200,
+        {},
+        f"<ListBucketResult><Contents><Key>{escape(secret[:900])}</Key><Size>1</Size></Contents>"
+        "<IsTruncated>false</IsTruncated></ListBucketResult>",
+    ),
+}
+
+
+class Echo(HttpFake):
+    """Says one of the secrets to every request; `told` are those that it said."""
+
+    def __init__(self, name: str, say: Callable[[str], Said]) -> None:
+        self.told: set[str] = set()
+        told = self.told
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", "0")))
+                sent = {
+                    "secret key": TOLD["secret key"],
+                    "session token": self.headers["x-amz-security-token"],
+                    "customer key": self.headers.get(
+                        f"{SSE}-customer-key", TOLD["customer key"]
+                    ),
+                    "signature": self.headers["authorization"].rpartition("Signature=")[2],
+                }
+                assert {**TOLD, "signature": sent["signature"]} == sent
+                told.add(sent[name])
+                status, headers, text = say(sent[name])
+                body = text.encode()
+                self.send_response_only(status)
+                for each, value in headers.items():
+                    self.send_header(each, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+            def log_message(self, *unused: object) -> None:
+                pass
+
+        super().__init__(Handler)
+
+
+SSE = "x-amz-server-side-encryption"
+
+
+def nothing_of_it_is_in(said: str, secret: str) -> None:
+    """Not even eight bytes in a row, whatever of them is percent-encoded."""
+    assert len(secret) >= 40
+    pieces = {secret[at : at + 8] for at in range(len(secret) - 7)}
+    for text in (said, unquote(said)):
+        assert not [piece for piece in pieces if piece in text]
+
+
+@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("saying", SAYINGS)
+def test_a_server_that_repeats(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, saying: str
+) -> None:
+    with Echo(name, SAYINGS[saying]) as server:
+        for variable, value in {
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": TOLD["secret key"],
+            "AWS_SESSION_TOKEN": TOLD["session token"],
+            "S3DLIO_SSE_CUSTOMER_KEY": TOLD["customer key"],
+            "AWS_MAX_ATTEMPTS": "1",
+        }.items():
+            monkeypatch.setenv(variable, value)
+        failed, said = everything_said("s3://bucket/x")
+    assert failed >= 5 and server.told
+    said += "".join(capfd.readouterr())
+    for secret in {*TOLD.values(), *server.told} - {""}:
+        nothing_of_it_is_in(said, secret)
+    assert "***" in said, "nothing was hidden: was anything said?"
+
+
+def test_a_server_writes_no_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it steer a terminal."""
+    saying = refusal(Message="no\n2026-01-01 root logged in\r\t\x9b2J")
+    with Echo(
+        "secret key", lambda secret: (403, {"x-amz-request-id": "a\x1b[2Jb"}, saying)
+    ) as server:
+        for variable, value in {
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": TOLD["secret key"],
+            "AWS_SESSION_TOKEN": TOLD["session token"],
+        }.items():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(s3dlio_np.StorageError) as caught:
+            s3dlio_np.list("s3://bucket/")
+    assert server.told
+    assert "no 2026-01-01 root logged in   2J" in str(caught.value)
+    assert caught.value.request_id == "a [2Jb"
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("web", [False, True])
+def test_an_sts_that_repeats(
+    marked: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, web: bool
+) -> None:
+    """Of a base's secret key or a web identity's token."""
+    secret = TOLD["secret key"]
+    for name in ("AWS_ACCESS_KEY_ID", *SECRETS):
+        monkeypatch.delenv(name)
+    with FakeAws() as fake:
+        fake.script.append(sts_error(403, "AccessDenied", f"not {secret}, no"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", fake.endpoint)
+        if web:
+            (tmp_path / "token").write_text(secret)
+            monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+            monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+        else:
+            (tmp_path / "config").write_text(
+                f"[default]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = base\n"
+                f"[profile base]\naws_access_key_id = a\naws_secret_access_key = {secret}\n"
+            )
+            monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        with pytest.raises(PermissionError, match=r"refused: not \*\*\*, no") as caught:
+            s3dlio_np.get_bytes(marked.uri("x"))
+    assert len(fake.seen) == 1
+    nothing_of_it_is_in("\n".join(texts_of(caught.value)), secret)
