@@ -243,39 +243,49 @@ struct listed {
     const char *prefix;
     size_t prefix_length;
     const struct s3d_list_sink *sink; /* the submitter's */
+    struct s3d_error refused;         /* why the page is; code OK: it is not */
 };
 
 static void reset_listed(void *context)
 {
-    const struct listed *listed = context;
+    struct listed *listed = context;
+    listed->refused.code = S3D_OK;
     listed->sink->reset(listed->sink->context);
 }
 
 /* A listed key is data, whatever its bytes spell, and never becomes a path. But it has to be an answer
- * to the question: who deletes what he has listed below a prefix must not be given other keys. */
+ * to the question: who deletes what he has listed below a prefix must not be given other keys. The verdict
+ * waits for the page's end, since that may still say that its keys are encoded, and start over. */
 static enum s3d_code add_listed(void *context, const char *key, const struct s3d_object *object,
                                 struct s3d_error *error)
 {
-    const struct listed *listed = context;
-    if (strncmp(key, listed->prefix, listed->prefix_length) != 0) {
-        return s3d_fail(error, S3D_PROTOCOL,
-                        "the store listed the key \"%.200s\", which does not begin with \"%.200s\"",
-                        key, listed->prefix);
+    struct listed *listed = context;
+    size_t length = strlen(key);
+    bool answers = strncmp(key, listed->prefix, listed->prefix_length) == 0;
+    if (answers && length <= S3D_KEY_MAX) {
+        return listed->sink->add(listed->sink->context, key, object, error);
     }
-    if (strlen(key) > S3D_KEY_MAX) {
-        return s3d_fail(error, S3D_PROTOCOL, "the store listed a key of %zu bytes; S3 allows %d",
-                        strlen(key), S3D_KEY_MAX);
+    if (!answers) {
+        s3d_fail(&listed->refused, S3D_PROTOCOL,
+                 "the store listed the key \"%.200s\", which does not begin with \"%.200s\"", key,
+                 listed->prefix);
+    } else {
+        s3d_fail(&listed->refused, S3D_PROTOCOL,
+                 "the store listed a key of %zu bytes; S3 allows %d", length, S3D_KEY_MAX);
     }
-    return listed->sink->add(listed->sink->context, key, object, error);
+    return S3D_OK;
 }
 
 static enum s3d_code take_list(struct s3d_request *request, const struct s3d_http_answer *answer,
                                struct s3d_error *error)
 {
-    struct listed listed = {request->key, strlen(request->key), request->list};
+    struct listed listed = {
+        .prefix = request->key, .prefix_length = strlen(request->key), .sink = request->list};
     const struct s3d_list_sink sink = {&listed, reset_listed, add_listed};
-    return s3d_xml_list(s3d_str_text(&answer->text), answer->text.length, &sink,
-                        request->result.next_token, sizeof request->result.next_token, error);
+    enum s3d_code code =
+        s3d_xml_list(s3d_str_text(&answer->text), answer->text.length, &sink,
+                     request->result.next_token, sizeof request->result.next_token, error);
+    return code ? code : s3d_error_copy(error, &listed.refused);
 }
 
 static enum s3d_code finish_text(struct s3d_request *request, struct s3d_http_answer *answer,

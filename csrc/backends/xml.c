@@ -6,6 +6,7 @@
  */
 #include "backends/xml.h"
 
+#include "backends/xml_control.h"
 #include "core/mem.h"
 #include "formats/iso8601.h"
 
@@ -23,13 +24,14 @@ enum {
     DEPTH_MAX = 16
 };
 
-/* An element that ended. `text` is NULL for an element that holds elements, `cut` says that the
- * text was longer than what is given. A code other than OK stops the parse. */
+/* An element that ended. `text` is NULL for an element that holds elements, `cut` says that
+ * what is given is not all of the text. A code other than OK stops the parse. */
 typedef enum s3d_code (*leaf_fn)(void *context, const char *path, char *text, bool cut,
                                  struct s3d_error *error);
 
 struct document {
     const char *root; /* the local name demanded */
+    const char *encoding;
     leaf_fn leaf;
     void *context;
     struct s3d_error *error;
@@ -42,6 +44,7 @@ struct document {
     size_t parents[DEPTH_MAX]; /* path_length of what each open element lies in */
     bool is_leaf;              /* nothing but text since the innermost start tag */
     bool cut;
+    bool hides_control; /* the text is one with stand-ins */
     size_t text_length;
     char path[PATH_MAX_BYTES];
     char text[LEAF_MAX + 1];
@@ -124,6 +127,9 @@ static void on_end(void *user, const xmlChar *local_name, const xmlChar *prefix,
         return;
     }
     document->text[document->text_length] = '\0';
+    if (document->hides_control && !s3d_xml_show_control(document->text)) {
+        document->cut = true;
+    }
     enum s3d_code code = document->leaf(document->context, document->path,
                                         document->is_leaf ? document->text : NULL,
                                         document->cut, document->error);
@@ -243,7 +249,7 @@ static enum s3d_code run_parser(struct document *document, const char *text, siz
     parser->userData = document;
     /* The encoding is given so that no declaration inside can choose another. */
     xmlDocPtr tree =
-        xmlCtxtReadMemory(parser, text, (int)length, NULL, "UTF-8",
+        xmlCtxtReadMemory(parser, text, (int)length, NULL, document->encoding,
                           XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
     bool well_formed = parser->wellFormed == 1;
     xmlFreeDoc(tree); /* NULL: the handler builds none */
@@ -262,9 +268,27 @@ static enum s3d_code run_parser(struct document *document, const char *text, siz
     return S3D_OK;
 }
 
+static enum s3d_code run_hiding_control(struct document *document, const char *text,
+                                        size_t length)
+{
+    char *hidden = s3d_alloc(length);
+    if (!hidden) {
+        return s3d_fail_memory(document->error, length);
+    }
+    size_t hidden_length = s3d_xml_hide_control(hidden, text, length);
+    document->hides_control = true;
+    enum s3d_code code =
+        hidden_length ? run_parser(document, hidden, hidden_length)
+                      : s3d_fail(document->error, S3D_PROTOCOL,
+                                 "the server's XML has control and noncharacters at once");
+    s3d_free(hidden);
+    return code;
+}
+
 /* Leading blanks are what S3 sends to keep a connection alive while it completes an upload. */
-static enum s3d_code parse(const char *text, size_t length, const char *root, leaf_fn leaf,
-                           void *context, struct s3d_error *error)
+static enum s3d_code parse_as(const char *encoding, const char *text, size_t length,
+                              const char *root, leaf_fn leaf, void *context,
+                              struct s3d_error *error)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, initialise_libxml2);
@@ -289,10 +313,18 @@ static enum s3d_code parse(const char *text, size_t length, const char *root, le
     memset(&document, 0, offsetof(struct document, path));
     document.path[0] = '\0';
     document.root = root;
+    document.encoding = encoding;
     document.leaf = leaf;
     document.context = context;
     document.error = error;
-    return run_parser(&document, text, length);
+    return s3d_xml_has_control(text, length) ? run_hiding_control(&document, text, length)
+                                             : run_parser(&document, text, length);
+}
+
+static enum s3d_code parse(const char *text, size_t length, const char *root, leaf_fn leaf,
+                           void *context, struct s3d_error *error)
+{
+    return parse_as("UTF-8", text, length, root, leaf, context, error);
 }
 
 /* --- <Error> --- */
@@ -431,13 +463,24 @@ static enum s3d_code field_leaf(void *context, const char *path, char *text, boo
     return S3D_OK;
 }
 
+/* Ceph 16 cuts a long Location within a character. What is wanted of such a document is ASCII and the
+ * same in Latin-1, where no bytes are wrong. */
+static enum s3d_code parse_field(const char *text, size_t length, const char *root,
+                                 struct field *field, struct s3d_error *error)
+{
+    enum s3d_code code = parse(text, length, root, field_leaf, field, error);
+    return code == S3D_PROTOCOL
+               ? parse_as("ISO-8859-1", text, length, root, field_leaf, field, error)
+               : code;
+}
+
 enum s3d_code s3d_xml_upload_id(const char *text, size_t length, char *id, size_t id_size,
                                 struct s3d_error *error)
 {
     struct field field = {"InitiateMultipartUploadResult/UploadId", id, id_size};
     id[0] = '\0';
     enum s3d_code code =
-        parse(text, length, "InitiateMultipartUploadResult", field_leaf, &field, error);
+        parse_field(text, length, "InitiateMultipartUploadResult", &field, error);
     if (!code && !id[0]) {
         code =
             s3d_fail(error, S3D_PROTOCOL, "the server started an upload without an UploadId");
@@ -454,7 +497,7 @@ enum s3d_code s3d_xml_complete(const char *text, size_t length, char *etag, size
     struct field field = {"CompleteMultipartUploadResult/ETag", etag, etag_size};
     etag[0] = '\0';
     enum s3d_code code =
-        parse(text, length, "CompleteMultipartUploadResult", field_leaf, &field, error);
+        parse_field(text, length, "CompleteMultipartUploadResult", &field, error);
     if (code) {
         etag[0] = '\0';
     }

@@ -122,6 +122,43 @@ static void test_other_spellings(void)
     CHECK_TEXT(kept.keys[0], "plai<n!");
 }
 
+#define LISTED(key)                                                                            \
+    "<ListBucketResult><Prefix>" key "</Prefix><IsTruncated>true</IsTruncated>"                \
+    "<NextContinuationToken>" key "</NextContinuationToken><Contents><Key>" key                \
+    "</Key><Size>1</Size></Contents></ListBucketResult>"
+
+/* As S3 and Ceph write them, against the rules. */
+static void test_control_characters(void)
+{
+    static const char *const good[][2] = {
+        {LISTED("a&#1;b"), "a\001b"},
+        {LISTED("&#x1b;&#X41;"), NULL}, /* XML knows a small x only */
+        {LISTED("&#x1b;[2J&#31;&#x1F;&#031;&#x0001;"), "\x1b[2J\x1F\x1F\x1F\001"},
+        {LISTED("&#9;&#x0a;&#13;&#32;&#65;"), "\t\n\r A"},
+        {LISTED("\xEF\xB7\x91"), "\xEF\xB7\x91"},      /* a noncharacter of its own, alone */
+        {LISTED("\xEF\xB7\x91&#1;"), NULL},             /* could not be told apart */
+        {LISTED("\xEF\xB7&#1;"), NULL},                 /* no UTF-8 */
+        {LISTED("\xEF\xB7\xB0&#1;"), "\xEF\xB7\xB0\001"}, /* U+FDF0 is a letter */
+        {LISTED("&#0;"), NULL},
+        {LISTED("a&#x00;b"), NULL},
+        {LISTED("&#;"), NULL},
+        {LISTED("&#x;"), NULL},
+        {LISTED("&#1"), NULL},
+        {LISTED("&#1 ;"), NULL},
+        {LISTED("&#xFFFFFFFF1;"), NULL},
+        {LISTED("&#4294967297;"), NULL},
+    };
+    for (size_t i = 0; i < COUNT(good); i++) {
+        struct kept kept = {0};
+        char token[256];
+        CHECK_CODE(list_text(good[i][0], &kept, token), good[i][1] ? S3D_OK : S3D_PROTOCOL);
+        if (good[i][1]) {
+            CHECK_TEXT(kept.keys[0], good[i][1]);
+            CHECK_TEXT(token, good[i][1]);
+        }
+    }
+}
+
 static void test_keys_without_encoding(void)
 {
     struct kept kept = {0};
@@ -252,6 +289,19 @@ static void test_complete(void)
                S3D_PROTOCOL);
     CHECK(strstr(error.message, "<Error>") != NULL);
     CHECK_CODE(s3d_xml_complete("", 0, etag, sizeof etag, &error), S3D_PROTOCOL);
+}
+
+/* As Ceph has it: a character cut in the middle, where nobody looks. */
+static void test_complete_with_a_broken_character(void)
+{
+    static const char cut[] = "<CompleteMultipartUploadResult>"
+                              "<Location>/b/\xC3\xA9\xC3&#x00;</Location>"
+                              "<ETag>\"e-1\"</ETag></CompleteMultipartUploadResult>";
+    char etag[S3D_ETAG_MAX];
+    CHECK_CODE(s3d_xml_complete(cut, sizeof cut - 1, etag, sizeof etag, NULL), S3D_OK);
+    CHECK_TEXT(etag, "\"e-1\"");
+    CHECK_CODE(s3d_xml_complete(cut, sizeof cut - 2, etag, sizeof etag, NULL), S3D_PROTOCOL);
+    CHECK_TEXT(etag, "");
 }
 
 /* S3 keeps a slow completion's connection alive with blanks. */
@@ -654,9 +704,20 @@ static enum s3d_code attempt_list(void)
     return code;
 }
 
+static enum s3d_code attempt_control_list(void)
+{
+    static const char list[] = LISTED("&#1;");
+    struct kept kept = {.allocate = true};
+    char token[256];
+    enum s3d_code code = list_bytes(list, sizeof list - 1, &kept, token, NULL);
+    s3d_free(kept.memory);
+    return code;
+}
+
 static void test_sink_out_of_memory(void)
 {
     CHECK(test_torture(attempt_list, 0) == 2);
+    CHECK(test_torture(attempt_control_list, 0) == 2); /* one of them the text's */
 }
 
 /* libxml2's own allocations, counted down as core/mem.h does ours. Atomic for test_threads. */
@@ -749,11 +810,13 @@ int main(void)
     RUN(test_threads); /* first, so that they race for the initialisation */
     RUN(test_list);
     RUN(test_other_spellings);
+    RUN(test_control_characters);
     RUN(test_keys_without_encoding);
     RUN(test_encoding_told_late);
     RUN(test_dates);
     RUN(test_upload_id);
     RUN(test_complete);
+    RUN(test_complete_with_a_broken_character);
     RUN(test_complete_after_blanks);
     RUN(test_error);
     RUN(test_error_strings_are_cut);

@@ -10,6 +10,7 @@
 #include "backends/http_headers.h"
 #include "backends/s3.h"
 #include "backends/sums.h"
+#include "core/uri.h"
 #include "fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -23,6 +24,7 @@ static enum s3d_code answer_add(void *context, const char *key, const struct s3d
                                 struct s3d_error *error)
 {
     (void)error;
+    PROMISE(strlen(key) <= S3D_KEY_MAX);
     *(size_t *)context += strlen(key) + strlen(object->etag);
     return S3D_OK;
 }
@@ -123,6 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .store = &store.http.base,
         .resigned = true, /* there is no store whose keys could be renewed */
         .verb = (enum s3d_verb)(data[0] % (S3D_VERB_UPLOAD_ABORT + 1)),
+        .key = data[1] & 8 ? "a" : "",
         .suffix = data[1] & 1,
         .if_match = data[1] & 2 ? "\"0123\"" : NULL,
         .options = data[1] & 4 ? &options : NULL,

@@ -209,6 +209,14 @@ def test_strange_keys_are_data(listed: Any, tmp_path: Path, monkeypatch: Any) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_encoding_that_is_named_behind_the_keys(listed: Any) -> None:
+    body = page("below%20/a+b", "below%20/c") + "<EncodingType>url</EncodingType>"
+    rows = listed(lambda token: body, "s3://bucket/below /")
+    assert [row["uri"] for row in rows] == ["s3://bucket/below /a b", "s3://bucket/below /c"]
+    with pytest.raises(s3dlio_np.StorageError, match='key "below /c", which does not begin'):
+        listed(lambda token: body, "s3://bucket/below /a")
+
+
 @pytest.mark.parametrize("escaped", [False, True])
 def test_the_encoding_that_the_answer_names_counts(listed: Any, escaped: bool) -> None:
     rows = listed(lambda token: page("a+b%2Fc", encoded=escaped))
