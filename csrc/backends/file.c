@@ -100,6 +100,19 @@ bool s3d_file_is_temp(const char *path)
 
 /* --- STAT and DELETE ---------------------------------------------------------------------- */
 
+/* An empty file is looked into, where that may be done: see s3d_file_require_size. */
+static enum s3d_code check_empty(const char *path, struct stat *about, struct s3d_error *error)
+{
+    int fd = s3d_file_open_for_reading(path);
+    if (fd < 0) {
+        return errno == EACCES ? S3D_OK
+                               : s3d_file_fail(error, errno, "open for reading", path);
+    }
+    enum s3d_code code = s3d_file_require_size(fd, about, path, error);
+    s3d_sys_close(fd);
+    return code;
+}
+
 static enum s3d_code stat_file(struct s3d_request *request, struct s3d_error *error)
 {
     struct stat about;
@@ -107,6 +120,9 @@ static enum s3d_code stat_file(struct s3d_request *request, struct s3d_error *er
         return s3d_file_fail(error, errno, "look up", request->key);
     }
     enum s3d_code code = s3d_file_require_regular(&about, request->key, error);
+    if (!code && !about.st_size) {
+        code = check_empty(request->key, &about, error);
+    }
     if (!code) {
         s3d_file_describe(&about, &request->result.object);
         code = s3d_file_find_sum(request->key, &request->result.object, error);

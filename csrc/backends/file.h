@@ -66,6 +66,12 @@ void s3d_file_describe(const struct stat *about, struct s3d_object *object);
 /* OK for a regular file; EISDIR for a directory, UNSUPPORTED for anything else. */
 S3D_MUST_USE enum s3d_code s3d_file_require_regular(const struct stat *about, const char *path,
                                                     struct s3d_error *error);
+/* OK when about, of fd, has the file's size, which is told anew where it has just grown; UNSUPPORTED where
+ * there are bytes but no size. */
+S3D_MUST_USE enum s3d_code s3d_file_require_size(int fd, struct stat *about, const char *path,
+                                                 struct s3d_error *error);
+/* A descriptor, or -1 and errno. Does not wait for who writes to a FIFO. */
+int s3d_file_open_for_reading(const char *path);
 /* "could not <what> "<path>": <reason>". ENOTDIR is NOT_FOUND: no such object can exist. */
 enum s3d_code s3d_file_fail(struct s3d_error *error, int sys_errno, const char *what,
                             const char *path);

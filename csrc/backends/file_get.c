@@ -196,7 +196,7 @@ enum s3d_code s3d_file_move(struct s3d_request *request, const struct s3d_file_m
 
 /* O_NONBLOCK so that a FIFO without a writer does not hang the thread. On a regular file it has
  * one effect only: EAGAIN where a lease must be broken first, which is worth waiting for. */
-static int open_for_reading(const char *path)
+int s3d_file_open_for_reading(const char *path)
 {
     enum { FLAGS = O_RDONLY | O_CLOEXEC | O_NOCTTY };
     int fd = s3d_sys_open(path, FLAGS | O_NONBLOCK, 0);
@@ -237,6 +237,27 @@ static enum s3d_code find_range(const struct s3d_request *request, uint64_t size
     return S3D_OK;
 }
 
+/* Files of /proc say that they are empty, whatever they hold: to believe it would lose that silently. */
+enum s3d_code s3d_file_require_size(int fd, struct stat *about, const char *path,
+                                    struct s3d_error *error)
+{
+    char byte;
+    struct iovec piece = {&byte, 1};
+    ssize_t got = about->st_size ? 0 : s3d_sys_preadv(fd, &piece, 1, 0);
+    if (got < 0) {
+        return s3d_file_fail(error, errno, "read", path);
+    }
+    if (got && s3d_sys_fstat(fd, about) != 0) { /* or has it just been written? */
+        return s3d_file_fail(error, errno, "look up", path);
+    }
+    if (got && !about->st_size) {
+        return s3d_fail(error, S3D_UNSUPPORTED,
+                        "\"%s\" does not tell its size: read it by Python's own open()",
+                        s3d_file_shown(path));
+    }
+    return S3D_OK;
+}
+
 /* That the file is still the version `etag` names; fills result.object with what it is now. */
 static enum s3d_code check_version(struct s3d_request *request, int fd, const char *etag,
                                    struct s3d_error *error)
@@ -246,6 +267,9 @@ static enum s3d_code check_version(struct s3d_request *request, int fd, const ch
         return s3d_file_fail(error, errno, "look up", request->key);
     }
     enum s3d_code code = s3d_file_require_regular(&about, request->key, error);
+    if (!code) {
+        code = s3d_file_require_size(fd, &about, request->key, error);
+    }
     if (code) {
         return code;
     }
@@ -264,7 +288,7 @@ enum s3d_code s3d_file_get(struct s3d_request *request, struct s3d_error *error)
     char etag[S3D_ETAG_MAX];
     struct s3d_file_move move = {.path = request->key, .direct = store->direct};
     enum s3d_code code;
-    move.fd = open_for_reading(request->key);
+    move.fd = s3d_file_open_for_reading(request->key);
     if (move.fd < 0) {
         return s3d_file_fail(error, errno, "open for reading", request->key);
     }

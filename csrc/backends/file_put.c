@@ -6,7 +6,8 @@
  * What the target may be: nothing yet; a regular file, whose permission bits the new file gets
  * (its owner, ACLs and further hard links are not carried over); or a symbolic link to one,
  * which is written through: the link stays, the file it points to is replaced. All else is
- * refused: a rename would replace /dev/null by a file just as readily.
+ * refused: a rename would replace /dev/null by a file just as readily, and a file that its owner
+ * has made read-only.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* O_DIRECTORY, O_NOFOLLOW */
@@ -143,6 +144,10 @@ static enum s3d_code find_target(struct target *target, const struct s3d_request
     if (!code) {
         code = check_version(key, &about, if_match, error);
     }
+    /* One that is gone meanwhile is in nobody's way. */
+    if (!code && s3d_sys_may_write(target->path) != 0 && errno != ENOENT) {
+        code = s3d_file_fail(error, errno, "replace", key);
+    }
     target->exists = true;
     target->mode = about.st_mode & PERMISSION_BITS;
     return code;
@@ -189,8 +194,28 @@ static enum s3d_code fail_temp(const char *target, int sys_errno, struct s3d_err
     return s3d_file_fail(error, sys_errno, "create a temporary file in the folder", folder);
 }
 
-/* Creates it and writes its path to temp (size bytes). Mode 0600: nobody else sees a
- * half-written file whatever the umask says. */
+/* The file is ours, so EPERM and the like mean a file system that keeps no modes. */
+static enum s3d_code change_mode(int fd, mode_t mode, const char *path, struct s3d_error *error)
+{
+    if (s3d_sys_fchmod(fd, mode) != 0 && errno != EPERM && errno != EOPNOTSUPP &&
+        errno != ENOSYS) {
+        return s3d_file_fail(error, errno, "set the permissions of", path);
+    }
+    return S3D_OK;
+}
+
+/* The one place that removes files by an upload's id: never anything but temporary files. */
+static int remove_temp(const char *temp)
+{
+    if (!s3d_file_is_temp(temp)) {
+        errno = EINVAL;
+        return -1;
+    }
+    return s3d_sys_unlink(temp);
+}
+
+/* Creates it and writes its path to temp (size bytes). Mode 0600 whatever the umask says: nobody else
+ * sees a half-written file, and the parts of an upload can open it again. */
 static enum s3d_code make_temp(const char *target, char *temp, size_t size, int *fd,
                                struct s3d_error *error)
 {
@@ -214,7 +239,14 @@ static enum s3d_code make_temp(const char *target, char *temp, size_t size, int 
         }
         *fd = s3d_sys_open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (*fd >= 0) {
-            return S3D_OK;
+            enum s3d_code code = change_mode(*fd, 0600, temp, error);
+            if (code) {
+                s3d_sys_close(*fd);
+                (void)remove_temp(temp);
+                *fd = -1;
+                temp[0] = '\0';
+            }
+            return code;
         }
         failure = errno;
         if (failure != EEXIST) {
@@ -223,16 +255,6 @@ static enum s3d_code make_temp(const char *target, char *temp, size_t size, int 
     }
     temp[0] = '\0';
     return fail_temp(target, failure, error);
-}
-
-/* The one place that removes files by an upload's id: never anything but temporary files. */
-static int remove_temp(const char *temp)
-{
-    if (!s3d_file_is_temp(temp)) {
-        errno = EINVAL;
-        return -1;
-    }
-    return s3d_sys_unlink(temp);
 }
 
 /* --- making it visible -------------------------------------------------------------------- */
@@ -284,12 +306,7 @@ static enum s3d_code set_mode(int fd, const struct target *target, struct s3d_er
         }
         mode = 0666 & ~mask;
     }
-    /* The file is ours, so EPERM and the like mean a file system that keeps no modes. */
-    if (s3d_sys_fchmod(fd, mode) != 0 && errno != EPERM && errno != EOPNOTSUPP &&
-        errno != ENOSYS) {
-        return s3d_file_fail(error, errno, "set the permissions of", target->path);
-    }
-    return S3D_OK;
+    return change_mode(fd, mode, target->path, error);
 }
 
 /* Opened before the rename, so that nothing but the fsync itself can fail after it. *fd stays
@@ -545,6 +562,10 @@ static enum s3d_code open_upload(const struct s3d_request *request, int *fd,
     enum s3d_code code = s3d_sys_fstat(*fd, &about) != 0
                              ? s3d_file_fail(error, errno, "look up", request->upload_id)
                              : s3d_file_require_regular(&about, request->upload_id, error);
+    if (!code && about.st_nlink > 1) { /* nor into what someone has linked there */
+        code = s3d_fail(error, S3D_CHANGED, "\"%s\" has another name: it is not the upload's alone",
+                        s3d_file_shown(request->upload_id));
+    }
     if (code) {
         s3d_sys_close(*fd);
         *fd = -1;

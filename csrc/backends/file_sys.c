@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -51,6 +52,25 @@ void s3d_file_limit_io(size_t bytes)
     atomic_store(&io_limit, bytes);
 }
 
+static atomic_uint zeros_left;
+
+void s3d_file_repeat_random(unsigned calls)
+{
+    atomic_store(&zeros_left, calls);
+}
+
+static ssize_t get_random(void *data, size_t bytes)
+{
+    unsigned left = atomic_load(&zeros_left);
+    while (left && !atomic_compare_exchange_weak(&zeros_left, &left, left - 1)) {
+    }
+    if (left) {
+        memset(data, 0, bytes);
+        return (ssize_t)bytes;
+    }
+    return getrandom(data, bytes, 0);
+}
+
 static bool fault(const char *call)
 {
     unsigned long left = atomic_load(&countdown);
@@ -83,6 +103,11 @@ static const struct iovec *shortened(const struct iovec *pieces, int *count,
     return piece;
 }
 #else
+static inline ssize_t get_random(void *data, size_t bytes)
+{
+    return getrandom(data, bytes, 0);
+}
+
 static inline bool fault(const char *call)
 {
     (void)call;
@@ -147,6 +172,11 @@ int s3d_sys_lstat(const char *path, struct stat *about)
 int s3d_sys_fstat(int fd, struct stat *about)
 {
     return CALL("fstat", fstat(fd, about));
+}
+
+int s3d_sys_may_write(const char *path)
+{
+    return CALL("faccessat", faccessat(AT_FDCWD, path, W_OK, AT_EACCESS));
 }
 
 ssize_t s3d_sys_read(int fd, void *data, size_t bytes)
@@ -224,7 +254,7 @@ int s3d_sys_unlink(const char *path)
 int s3d_sys_random(void *data, size_t bytes)
 {
     /* Requests of up to 256 bytes are never cut short. */
-    return CALL("getrandom", getrandom(data, bytes, 0)) == (ssize_t)bytes ? 0 : -1;
+    return CALL("getrandom", get_random(data, bytes)) == (ssize_t)bytes ? 0 : -1;
 }
 
 int s3d_sys_working_directory(char *path, size_t size)

@@ -23,6 +23,7 @@ int s3d_sys_set_flags(int fd, int flags);
 int s3d_sys_stat(const char *path, struct stat *about);
 int s3d_sys_lstat(const char *path, struct stat *about);
 int s3d_sys_fstat(int fd, struct stat *about);
+int s3d_sys_may_write(const char *path); /* by the rights of the moment */
 ssize_t s3d_sys_read(int fd, void *data, size_t bytes);
 ssize_t s3d_sys_preadv(int fd, const struct iovec *pieces, int count, off_t offset);
 ssize_t s3d_sys_pwritev(int fd, const struct iovec *pieces, int count, off_t offset);
@@ -52,6 +53,8 @@ bool s3d_file_fault_fired(void);
 const char *s3d_file_fault_call(void);
 /* Runs hook before the n-th call, which then does its work: for races at a chosen moment. */
 void s3d_file_call_at(unsigned long n, void (*hook)(void));
+/* So many calls of s3d_sys_random from now give zeros. */
+void s3d_file_repeat_random(unsigned calls);
 /* At most this many bytes a call; 0: no limit. */
 void s3d_file_limit_io(size_t bytes);
 #endif

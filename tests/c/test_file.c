@@ -238,6 +238,14 @@ static enum s3d_code attempt_stat_delete(void)
     return code ? code : delete_path("victim");
 }
 
+static enum s3d_code attempt_empty(void)
+{
+    static struct s3d_request request;
+    char none[1];
+    enum s3d_code code = stat_path("empty", NULL, NULL);
+    return code ? code : get_range(&request, "empty", 0, none, 0);
+}
+
 static void do_nothing(void)
 {
 }
@@ -315,9 +323,11 @@ static void test_every_call_failing(void)
         {attempt_upload, true, true, " sync_file_range ", " close "},
         {attempt_get, false, false, " posix_fadvise close ", ""},
         {attempt_stat_delete, true, false, "", ""},
+        {attempt_empty, false, false, " close ", ""},
     };
     static const int failures[] = {EIO, ENOSPC, EDQUOT, EINTR};
     make_file("source", "", 0);
+    make_file("empty", "", 0);
     CHECK(truncate("source", 2 * MIB) == 0);
     new_data = pattern(PARTS_BYTES, 12);
     for (size_t i = 0; i < sizeof ordeals / sizeof *ordeals; i++) {

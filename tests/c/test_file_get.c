@@ -142,6 +142,34 @@ static void test_get_of_changing_file(void)
     s3d_file_fail_at(0, 0);
 }
 
+static void fill(void)
+{
+    make_file("filling", "content", 7);
+}
+
+/* As in /proc: bytes, but no size. */
+static void test_files_without_a_size(void)
+{
+    static struct s3d_request request;
+    struct s3d_object object;
+    struct s3d_error error;
+    char data[8];
+    CHECK_CODE(get_range(&request, "/proc/version", 0, data, 1), S3D_UNSUPPORTED);
+    CHECK(strstr(request.last.message, "does not tell its size") != NULL);
+    CHECK_CODE(stat_path("/proc/version", &object, &error), S3D_UNSUPPORTED);
+    make_file("filling", "", 0);
+    CHECK_CODE(stat_path("filling", &object, &error), S3D_OK);
+    CHECK(object.size_bytes == 0);
+    s3d_file_call_at(2, fill); /* before it is opened: stat has seen it empty */
+    CHECK_CODE(stat_path("filling", &object, &error), S3D_OK);
+    CHECK(s3d_file_fault_fired() && object.size_bytes == 7);
+    make_file("filling", "", 0);
+    s3d_file_call_at(3, fill); /* open, fstat, preadv */
+    CHECK_CODE(get_range(&request, "filling", 0, data, 7), S3D_OK);
+    CHECK(s3d_file_fault_fired() && memcmp(data, "content", 7) == 0);
+    s3d_file_fail_at(0, 0);
+}
+
 int main(void)
 {
     begin();
@@ -151,6 +179,7 @@ int main(void)
     RUN(test_get_spans);
     RUN(test_get_fifo_does_not_hang);
     RUN(test_get_of_changing_file);
+    RUN(test_files_without_a_size);
     end();
     return 0;
 }

@@ -34,6 +34,65 @@ static void test_put_mode(void)
     CHECK(umask(old) == old);
 }
 
+static mode_t seen_mode;
+
+static void look_at_temp(void)
+{
+    DIR *folder = opendir(".");
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        if (s3d_file_is_temp(entry->d_name)) {
+            seen_mode = mode_of(entry->d_name);
+        }
+    }
+    closedir(folder);
+}
+
+/* Whatever the umask, and whatever mode the target has or gets. */
+static void test_temp_mode(void)
+{
+    static const mode_t masks[] = {0, 022, 0777};
+    for (size_t i = 0; i < sizeof masks / sizeof *masks; i++) {
+        mode_t old = umask(masks[i]);
+        const char *call = "";
+        for (unsigned long n = 1; strcmp(call, "pwritev") != 0; n++) {
+            seen_mode = 07777;
+            s3d_file_call_at(n, look_at_temp);
+            CHECK_CODE(put_bytes("private", "x", 1, NULL), S3D_OK);
+            CHECK(s3d_file_fault_fired());
+            call = s3d_file_fault_call();
+        }
+        CHECK(seen_mode == 0600);
+        s3d_file_fail_at(0, 0);
+        CHECK(mode_of("private") == (0666 & ~masks[i]));
+        CHECK(unlink("private") == 0);
+        umask(old);
+    }
+}
+
+/* Someone has guessed the name of the temporary file. */
+static void test_planted_temp(void)
+{
+    static const char name[] = ".planted.aaaaaaaa.s3dlio-tmp";
+    CHECK(mkdir("planted-folder", 0700) == 0);
+    for (int kind = 0; kind < 5; kind++) {
+        make_file("bystander", "theirs", 6);
+        CHECK((kind == 0   ? symlink("bystander", name)
+               : kind == 1 ? symlink("not-yet", name)
+               : kind == 2 ? mkfifo(name, 0600)
+               : kind == 3 ? link("bystander", name)
+                           : rename("planted-folder", name)) == 0);
+        s3d_file_repeat_random(1);
+        CHECK_CODE(put_bytes("planted", "mine", 4, NULL), S3D_OK);
+        CHECK(file_is("planted", "mine", 4) && file_is("bystander", "theirs", 6));
+        CHECK(exists(name) && !exists("not-yet") && count_temps() == 1);
+        s3d_file_repeat_random(1000);
+        CHECK_CODE(put_bytes("planted", "again", 5, NULL), S3D_EXISTS);
+        s3d_file_repeat_random(0);
+        CHECK(file_is("planted", "mine", 4) && file_is("bystander", "theirs", 6));
+        CHECK(remove(name) == 0);
+    }
+}
+
 static void test_put_targets(void)
 {
     struct stat about;
@@ -56,6 +115,10 @@ static void test_put_targets(void)
     CHECK_CODE(put_bytes("deep/", "x", 1, NULL), S3D_SYSTEM);
     CHECK_CODE(put_bytes("new/", "x", 1, NULL), S3D_INVALID);
     CHECK_CODE(put_bytes("", "x", 1, NULL), S3D_INVALID);
+    make_file("hard", "old", 3);
+    CHECK(link("hard", "other-name") == 0);
+    CHECK_CODE(put_bytes("hard", "new!", 4, NULL), S3D_OK);
+    CHECK(file_is("hard", "new!", 4) && file_is("other-name", "old", 3));
     CHECK(mkfifo("put-fifo", 0600) == 0);
     CHECK_CODE(put_bytes("put-fifo", "x", 1, NULL), S3D_UNSUPPORTED);
     CHECK_CODE(put_bytes("/dev/null", "x", 1, NULL), S3D_UNSUPPORTED);
@@ -296,6 +359,29 @@ static void test_upload_targets(void)
     CHECK(file_is("there", "", 0));
 }
 
+/* What takes the temporary file's place is not written to, and nothing appears. */
+static void test_upload_swapped(void)
+{
+    char *data = pattern(PARTS_BYTES, 8);
+    for (int kind = 0; kind < 4; kind++) {
+        make_file("bystander", "theirs", 6);
+        CHECK_CODE(upload_create("swapped", NULL), S3D_OK);
+        CHECK_CODE(upload_part("swapped", &three[0], data), S3D_OK);
+        CHECK(unlink(upload_id) == 0);
+        CHECK((kind == 0   ? symlink("bystander", upload_id)
+               : kind == 1 ? link("bystander", upload_id)
+               : kind == 2 ? mkfifo(upload_id, 0600)
+                           : mkdir(upload_id, 0700)) == 0);
+        CHECK(upload_part("swapped", &three[1], data) != S3D_OK);
+        CHECK(upload_complete("swapped", three, 2, NULL) != S3D_OK);
+        CHECK(file_is("bystander", "theirs", 6) && !exists("swapped"));
+        CHECK(upload_abort("swapped") == (kind == 3 ? S3D_SYSTEM : S3D_OK));
+        CHECK(kind != 3 || rmdir(upload_id) == 0);
+        CHECK(count_temps() == 0);
+    }
+    free(data);
+}
+
 /* The working directory changes under a relative path: the upload must not appear elsewhere. */
 static void test_upload_chdir(void)
 {
@@ -394,6 +480,8 @@ int main(void)
     begin();
     RUN(test_put);
     RUN(test_put_mode);
+    RUN(test_temp_mode);
+    RUN(test_planted_temp);
     RUN(test_put_targets);
     RUN(test_put_missing_folder);
     RUN(test_put_long_names);
@@ -406,6 +494,7 @@ int main(void)
     RUN(test_upload_abort);
     RUN(test_upload_wrong_parts);
     RUN(test_upload_targets);
+    RUN(test_upload_swapped);
     RUN(test_upload_chdir);
     RUN(test_direct);
     RUN(test_direct_refused);
