@@ -15,15 +15,21 @@ import s3dlio_np
 
 MIB = 1 << 20
 URI = "s3://bucket/key"
-BOUND = 128 * MIB  # five attempts that take 8 MiB each, and what sockets hold; a fault goes far beyond
+BOUND = (
+    128 * MIB
+)  # five attempts that take 8 MiB each, and what sockets hold; a fault goes far beyond
+
+
+Pieces = Callable[[], Iterator[bytes]]
 
 
 class Hostile:
-    """Answers every request on loopback by the same pieces, and counts what it got rid of."""
+    """Answers on loopback by the same pieces, and counts what it got rid of. `to`: one operation only;
+    others get what they expect."""
 
-    def __init__(self, pieces: Callable[[], Iterator[bytes]]) -> None:
+    def __init__(self, pieces: Pieces, to: str | None = None) -> None:
         self.sent = self.requests = 0
-        self._pieces = pieces
+        self._pieces, self._to = pieces, to
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -44,14 +50,60 @@ class Hostile:
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:
-            if not client.recv(65536):
-                return
-            self.requests += 1
-            for piece in self._pieces():
-                client.sendall(piece)
-                self.sent += len(piece)
-                if self.sent > 2 * BOUND:
+            while (operation := read_request(client)) is not None:
+                if self._to not in (None, operation):
+                    client.sendall(EXPECTED[operation])
+                    continue
+                self.requests += 1
+                for piece in self._pieces():
+                    client.sendall(piece)
+                    self.sent += len(piece)
+                    if self.sent > 2 * BOUND:
+                        return
+                if self._to is None:
                     return
+
+
+def read_request(client: socket.socket) -> str | None:
+    """The operation's name; None: the client has closed the connection."""
+    stream = client.makefile("rb")
+    method, _, rest = stream.readline().decode("latin-1").partition(" ")
+    length = 0
+    while (line := stream.readline()) not in (b"\r\n", b""):
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    while length > 0 and (data := stream.read(min(length, 1 << 20))):
+        length -= len(data)
+    query = rest.partition(" ")[0].partition("?")[2]
+    of_upload = "uploadId=" in query
+    names = {
+        "HEAD": "HeadObject",
+        "GET": "ListObjects" if "list-type" in query else "GetObject",
+        "PUT": "UploadPart" if of_upload else "PutObject",
+        "POST": "CompleteMultipartUpload" if of_upload else "CreateMultipartUpload",
+        "DELETE": "AbortMultipartUpload" if of_upload else "DeleteObject",
+    }
+    return names.get(method)
+
+
+def answered(body: bytes = b"", headers: str = "", status: str = "200 OK") -> bytes:
+    """A whole answer, after which the connection stays open."""
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+COMPLETED = b"<CompleteMultipartUploadResult><ETag>&quot;e-2&quot;</ETag></CompleteMultipartUploadResult>"
+EXPECTED = {
+    "HeadObject": answered(headers='ETag: "e"\r\n'),
+    "GetObject": answered(headers='ETag: "e"\r\n'),
+    "PutObject": answered(headers='ETag: "e"\r\n'),
+    "UploadPart": answered(headers='ETag: "e"\r\n'),
+    "DeleteObject": answered(),
+    "AbortMultipartUpload": answered(),
+    "CreateMultipartUpload": answered(
+        b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+    ),
+    "CompleteMultipartUpload": answered(COMPLETED),
+}
 
 
 def then(start: bytes, *rest: bytes) -> Callable[[], Iterator[bytes]]:
@@ -137,3 +189,90 @@ def test_xml(body: bytes) -> None:
         with pytest.raises(s3dlio_np.StorageError):
             s3dlio_np.list("s3://bucket/")
         assert server.requests >= 1
+
+
+# --- each operation, answered without end ----------------------------------------------------------
+
+
+def upload() -> None:
+    with s3dlio_np.open(URI, "wb", part_size=5 * MIB) as stream:
+        stream.write(bytes(6 * MIB))
+
+
+def give_up() -> None:
+    with pytest.raises(KeyError), s3dlio_np.open(URI, "wb", part_size=5 * MIB) as stream:
+        stream.write(bytes(6 * MIB))
+        raise KeyError
+
+
+OPERATIONS: dict[str, Callable[[], object]] = {
+    "HeadObject": lambda: s3dlio_np.stat(URI),
+    "ListObjects": lambda: s3dlio_np.list(URI),
+    "PutObject": lambda: s3dlio_np.put(URI, b"x"),
+    "DeleteObject": lambda: s3dlio_np.delete(URI),
+    "CreateMultipartUpload": upload,
+    "UploadPart": upload,
+    "CompleteMultipartUpload": upload,
+    "AbortMultipartUpload": give_up,  # whose own failure is not told: the KeyError is
+}
+OK = b"HTTP/1.1 200 OK\r\n"
+ENDLESS = {
+    "a header": then(OK + b"x-long: ", BLOCK),
+    "headers": then(OK, HEADERS),
+    "a body": then(OK + b"\r\n", BLOCK),
+    "a body of blanks": then(OK + b"\r\n", b" " * 65536),
+    "a body of its length": then(OK + b"Content-Length: 99999999999\r\n\r\n", BLOCK),
+    "an error": then(b"HTTP/1.1 403 Forbidden\r\n\r\n<Error>", BLOCK),
+    "chunks": then(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + BLOCK + b"\r\n"),
+    "trailers": then(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", HEADERS),
+    "XML": then(OK + b"\r\n<ListBucketResult>", b"<Contents></Contents>" * 3000),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_endless_answers(operation: str, what: str) -> None:
+    with Hostile(ENDLESS[what], to=operation) as server:
+        s3dlio_np.configure(endpoint=server.endpoint)
+        quiet = operation == "AbortMultipartUpload"
+        if operation == "HeadObject" and what == "a body of its length":
+            assert s3dlio_np.stat(URI)["size"] == 99999999999
+        else:
+            with contextlib.nullcontext() if quiet else pytest.raises(s3dlio_np.StorageError):
+                OPERATIONS[operation]()
+        assert 1 <= server.requests <= 5
+        assert server.sent < BOUND
+
+
+# --- an answer behind the answer --------------------------------------------------------------------
+
+EVIL = answered(b"evil", 'ETag: "evil"\r\n')
+SMUGGLED = {
+    "behind a HEAD's head": ("HeadObject", answered(EVIL, 'ETag: "e"\r\n')),
+    "behind a HEAD's lengthless head": ("HeadObject", b"HTTP/1.1 404 No\r\n\r\n" + EVIL),
+    "behind a 204": ("DeleteObject", b"HTTP/1.1 204 No\r\nContent-Length: 9\r\n\r\n" + EVIL),
+    "behind a 304": ("DeleteObject", b"HTTP/1.1 304 No\r\n\r\n" + EVIL),
+    "behind a body": ("PutObject", answered(headers='ETag: "e"\r\n') + EVIL),
+    "behind the last chunk": (
+        "PutObject",
+        b'HTTP/1.1 200 OK\r\nETag: "e"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n' + EVIL,
+    ),
+    "behind two lengths": (
+        "PutObject",
+        b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 0\r\n'
+        b"Content-Length: %d\r\n\r\n" % len(EVIL) + EVIL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+def test_no_answer_is_another_requests(name: str) -> None:
+    """What comes unasked, on a connection that stays open, answers nothing."""
+    operation, answer = SMUGGLED[name]
+    with Hostile(then(answer), to=operation) as server:
+        s3dlio_np.configure(endpoint=server.endpoint)
+        for _ in range(8):
+            with contextlib.suppress(s3dlio_np.StorageError):
+                OPERATIONS[operation]()
+            assert s3dlio_np.get_bytes(URI) == b""
+        assert server.requests >= 8
