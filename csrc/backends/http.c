@@ -4,11 +4,13 @@
 #include "backends/http_headers.h"
 #include "backends/secrets.h"
 #include "core/config.h"
+#include "core/latch.h"
 #include "core/mem.h"
 
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -20,6 +22,8 @@ enum {
     CONNECT_TIMEOUT_MS = 5000,
     LOW_SPEED_BYTES_PER_S = 1024, /* slower than this for LOW_SPEED_S is a stall */
     LOW_SPEED_S = 20,
+    QUIET_MS = 60 * 1000,     /* of a patient message: without a byte, */
+    PATIENCE_MS = 600 * 1000, /* and at most */
     IDLE_CONNECTION_S = 4, /* S3 drops idle connections at about 5 s */
     HEADERS_MAX_BYTES = 64 * 1024,
     TOUCH_BYTES = 2 * 1024 * 1024,
@@ -43,6 +47,8 @@ struct attempt {
     size_t send_span, send_skip;       /* where the next body byte to send is */
     size_t receive_span, receive_skip; /* where the next received byte goes */
     size_t touched_bytes;              /* of that span, where it is fresh memory */
+    int64_t moved_ms;                  /* a patient message's: when the last byte came or went */
+    curl_off_t moved_bytes;            /* and how many had by then */
     bool judged;                       /* accept_body has been asked */
     bool place;                        /* and said: into the spans */
     struct s3d_error failure;          /* of a callback; code OK: none */
@@ -270,6 +276,7 @@ static void attempt_prepare(struct attempt *attempt, struct s3d_request *request
     attempt->headers_bytes = 0;
     attempt->send_span = attempt->send_skip = 0;
     attempt->receive_span = attempt->receive_skip = attempt->touched_bytes = 0;
+    attempt->moved_ms = attempt->moved_bytes = 0;
     attempt->judged = attempt->place = false;
     attempt->proxy = NULL;
     attempt->failure = (struct s3d_error){0};
@@ -332,6 +339,52 @@ static void set_limits(CURL *easy)
     curl_easy_setopt(easy, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1L);
 }
 
+#ifdef S3D_FAULTS
+static atomic_uint hurry = 1;
+
+void s3d_http_hurry(unsigned times)
+{
+    atomic_store(&hurry, times);
+}
+#else
+enum { hurry = 1 };
+#endif
+
+/* libcurl asks about once in a second. */
+static int on_progress(void *context, curl_off_t receive_bytes, curl_off_t received_bytes,
+                       curl_off_t send_bytes, curl_off_t sent_bytes)
+{
+    struct attempt *attempt = context;
+    int64_t now_ms = s3d_now_ms();
+    (void)receive_bytes, (void)send_bytes;
+    if (!attempt->moved_ms || received_bytes + sent_bytes != attempt->moved_bytes) {
+        attempt->moved_bytes = received_bytes + sent_bytes;
+        attempt->moved_ms = now_ms;
+    }
+    if (now_ms - attempt->moved_ms <= QUIET_MS / hurry) {
+        return 0;
+    }
+    s3d_fail(&attempt->failure, S3D_TIMEOUT, "the server has said nothing for %d s",
+             QUIET_MS / 1000);
+    return 1;
+}
+
+/*
+ * A store that makes an object of its parts may take minutes, and sends a blank now and then meanwhile
+ * (S3, MinIO): no speed to speak of, so what counts is that it says something. The limit on speed stays for
+ * the clock that it keeps going.
+ */
+static void set_patience(struct attempt *attempt)
+{
+    CURL *easy = attempt->easy;
+    curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)(PATIENCE_MS / hurry));
+    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long)(PATIENCE_MS / 1000));
+    curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(easy, CURLOPT_XFERINFODATA, attempt);
+    curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L);
+}
+
 static void set_callbacks(struct attempt *attempt)
 {
     CURL *easy = attempt->easy;
@@ -377,6 +430,9 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, attempt->headers);
     set_limits(easy);
     set_callbacks(attempt);
+    if (attempt->message.patient) {
+        set_patience(attempt);
+    }
     set_method(easy, &attempt->message, tls);
     code = s3d_http_proxy_apply(attempt->proxy, easy, error);
     if (!code && (tls || s3d_http_proxy_is_tls(attempt->proxy))) {

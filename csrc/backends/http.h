@@ -23,6 +23,7 @@ struct s3d_http_message {
     size_t body_count;
     struct s3d_str text;         /* a small body made by the protocol (XML) */
     struct s3d_span text_span;
+    bool patient;                /* the server may work for minutes, with signs of life, before it answers */
     struct s3d_str secrets;      /* what no error of this attempt may repeat: see secrets.h */
 };
 
@@ -74,5 +75,10 @@ extern const struct s3d_driver_ops s3d_http_driver;
 /* For http_fetch.c: libcurl's own start, and what a CURLcode means. */
 void s3d_http_start_curl(void);
 enum s3d_code s3d_http_code_of_curl(int result);
+
+#ifdef S3D_FAULTS
+/* Divides the limits of patient messages. */
+void s3d_http_hurry(unsigned times);
+#endif
 
 #endif

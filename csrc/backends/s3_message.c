@@ -352,6 +352,7 @@ enum s3d_code s3d_s3_build(struct s3d_request *request, struct s3d_http_message 
     struct signing signing = {.metadata_names = S3D_STR(16384)};
     struct s3d_str path = S3D_STR(8192), query = S3D_STR(16384);
     message->method = method_of(request->verb);
+    message->patient = request->verb == S3D_VERB_UPLOAD_COMPLETE;
     add_secrets(&message->secrets, store, credentials);
     s3d_str_add(&path, store->path);
     if (request->verb != S3D_VERB_LIST) {

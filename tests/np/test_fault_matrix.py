@@ -150,7 +150,7 @@ CELLS = {
     for work in WORKS
     for count in (1, -1)
     if reason_against(fault, work) is None
-    and not (fault == "stalled for good" and count == -1)  # three times the limit of 20 s
+    and not (fault == "stalled for good" and count == -1)  # three times the limit of 20 s, or of 60 s
 }
 
 

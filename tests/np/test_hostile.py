@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -276,3 +277,22 @@ def test_no_answer_is_another_requests(name: str) -> None:
                 OPERATIONS[operation]()
             assert s3dlio_np.get_bytes(URI) == b""
         assert server.requests >= 8
+
+
+def blanks_first() -> Iterator[bytes]:
+    """As S3 keeps a connection alive while it makes an object of its parts: for longer than a body may be slow."""
+    body = b" " * 44 + COMPLETED
+    yield f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for _ in range(44):
+        time.sleep(0.5)
+        yield b" "
+    yield COMPLETED
+
+
+def test_a_completion_that_takes_its_time() -> None:
+    with Hostile(blanks_first, to="CompleteMultipartUpload") as server:
+        s3dlio_np.configure(endpoint=server.endpoint)
+        with s3dlio_np.open(URI, "wb", part_size=5 * MIB) as stream:
+            stream.write(bytes(6 * MIB))
+        assert stream.close()["etag"] == '"e-2"'
+        assert server.requests == 1
