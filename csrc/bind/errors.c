@@ -163,22 +163,38 @@ static void add_details(struct s3d_str *text, const struct s3d_error *error)
     }
 }
 
+/* A key may hold anything, but a message is one line that steers no terminal: C0, DEL and C1 become \xNN. */
+static void add_shown(struct s3d_str *text, const char *raw)
+{
+    for (const unsigned char *c = (const unsigned char *)raw; *c; c++) {
+        bool is_c1 = c[0] == 0xC2 && c[1] >= 0x80 && c[1] <= 0x9F;
+        c += is_c1;
+        if (is_c1 || *c < ' ' || *c == 0x7F) {
+            s3d_str_add_format(text, "\\x%02x", *c);
+        } else {
+            s3d_str_add_bytes(text, c, 1);
+        }
+    }
+}
+
 /* "URI: OPERATION failed: MESSAGE (HTTP 403 AccessDenied, request id X, after 3 attempts)" */
 static PyObject *text_of(const struct s3d_error *error, const char *uri)
 {
-    struct s3d_str text = S3D_STR(TEXT_MAX);
+    struct s3d_str raw = S3D_STR(TEXT_MAX), text = S3D_STR(4 * TEXT_MAX);
     if (uri && uri[0]) {
-        s3d_str_add_format(&text, "%.4096s: ", uri);
+        s3d_str_add_format(&raw, "%.4096s: ", uri);
     }
     if (error->operation[0]) {
-        s3d_str_add_format(&text, "%s failed: ", error->operation);
+        s3d_str_add_format(&raw, "%s failed: ", error->operation);
     }
-    s3d_str_add(&text, error->message[0] ? error->message : s3d_code_name(error->code));
-    add_details(&text, error);
+    s3d_str_add(&raw, error->message[0] ? error->message : s3d_code_name(error->code));
+    add_details(&raw, error);
+    add_shown(&text, s3d_str_text(&raw));
     PyObject *result =
-        s3d_str_check(&text, NULL)
+        s3d_str_check(&raw, NULL) || s3d_str_check(&text, NULL)
             ? PyUnicode_FromString(s3d_code_name(error->code))
             : PyUnicode_DecodeUTF8(text.data, (Py_ssize_t)text.length, "backslashreplace");
+    s3d_str_fini(&raw);
     s3d_str_fini(&text);
     return result;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -214,6 +215,18 @@ def test_formats(s3: Any, key: str) -> None:
     assert list(s3.objects()) == [key]
 
 
+@pytest.mark.parametrize("odd", ["\x01", "é +%2F<&>"])
+def test_pages_end_at_any_key(s3: Any, odd: str) -> None:
+    """Ceph's token is the key with which a page ends."""
+    keys = [f"{odd}{number:04}{odd}" for number in range(1002)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: s3dlio_np.put(s3.uri(key), b""), keys))
+        listed = [row["uri"] for row in s3dlio_np.list(s3.uri(""))]
+        # Here, as boto3 would fail to: it takes such a token for something else.
+        list(pool.map(lambda key: s3dlio_np.delete(s3.uri(key)), keys))
+    assert listed == [s3.uri(key) for key in keys]
+
+
 def test_keys_that_are_no_text(s3_own: Any) -> None:
     round_trips(s3_own, NO_TEXT)
 
@@ -277,6 +290,19 @@ def test_a_key_is_the_same_under_every_locale(s3_own: Any, tmp_path: Path, local
     assert printed == r"['s3://bucket/k\xe9\udcff']" + "\n"
     assert s3_own.objects() == {"ké\udcff": 2}
     assert os.listdir(os.fsencode(tmp_path)) == [b"f\xc3\xa9\xff"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2Jx", "\x7f\x9b\r"])
+def test_an_error_is_one_line(s3_own: Any, tmp_path: Path, name: str) -> None:
+    """Who chooses a key writes no lines into others' logs, and steers no terminal. Its attributes have it raw."""
+    for uri in (s3_own.uri(name), str(tmp_path / name)):
+        with pytest.raises(s3dlio_np.StorageError) as caught:
+            s3dlio_np.get_bytes(uri)
+        assert str(caught.value).isprintable()
+        assert repr(name)[1:-1].replace("\\n", "\\x0a").replace("\\r", "\\x0d") in str(
+            caught.value
+        )
+        assert caught.value.uri == caught.value.filename == uri
 
 
 # --- local files ---------------------------------------------------------------------------------
