@@ -238,7 +238,6 @@ static void driver_start(struct s3d_driver *base, struct s3d_request *request)
     request->result.received_bytes = 0;
     request->result.first_byte = 0;
     request->result.upload_id[0] = '\0';
-    request->result.next_token[0] = '\0';
     enum s3d_code code = execute(request, &request->last);
     /* The attempt ended outside poll, so the next poll has progress to tell and must not wait:
      * requests that queued up meanwhile may have no other wake. */

@@ -16,8 +16,6 @@ enum {
 static const int64_t YEAR_1_S = INT64_C(-62135596800);
 static const int64_t YEAR_10000_S = INT64_C(253402300800);
 
-_Static_assert(sizeof((struct s3d_request *)0)->result.next_token == 2048, "struct page");
-
 int bind_calls_init(void)
 {
     PyDateTime_IMPORT;
@@ -120,7 +118,7 @@ struct page {
     } *rows;
     size_t count, capacity;
     struct s3d_list_sink sink;
-    char token[2048]; /* of the page before */
+    char token[S3D_LIST_TOKEN_MAX]; /* of the page before */
 };
 
 static void page_reset(void *context)
@@ -210,7 +208,7 @@ static int append_page(PyObject *list, const struct bind_target *target,
 struct course {
     size_t pages, next_kept, empty;
     char *first_key; /* of the kept page */
-    char token[2048];
+    char token[S3D_LIST_TOKEN_MAX];
 };
 
 static enum s3d_code fail_endless(const char *why, struct s3d_error *error)

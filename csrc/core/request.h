@@ -40,7 +40,8 @@ const char *s3d_verb_name(enum s3d_verb verb);
 
 enum {
     S3D_ETAG_MAX = 128,      /* bytes with terminator, quotes included as the store sent them */
-    S3D_UPLOAD_ID_MAX = 1088 /* S3 sends up to 1024 */
+    S3D_UPLOAD_ID_MAX = 4096, /* S3 sends up to 1024; of a local file it is a path */
+    S3D_LIST_TOKEN_MAX = 4096
 };
 
 /* What the store is to check on arrival and keep with the object. */
@@ -162,8 +163,10 @@ struct s3d_request {
          * measure. Until the answer began (so only without a body to send it is the way's latency
          * alone), and until all was over. */
         int64_t answer_us, elapsed_us;
-        char upload_id[S3D_UPLOAD_ID_MAX];
-        char next_token[2048];        /* LIST: empty on the last page */
+        union {
+            char upload_id[S3D_UPLOAD_ID_MAX];   /* UPLOAD_CREATE */
+            char next_token[S3D_LIST_TOKEN_MAX]; /* LIST: empty on the last page */
+        };
     } result;
 };
 

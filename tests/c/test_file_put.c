@@ -333,7 +333,7 @@ static void test_upload_wrong_parts(void)
 
 static void test_upload_targets(void)
 {
-    char path[S3D_UPLOAD_ID_MAX + 100];
+    char path[PATH_MAX];
     make_file("there", "old", 3);
     CHECK_CODE(upload_create("there", &create_only), S3D_EXISTS);
     CHECK_CODE(upload_create("/dev/null", NULL), S3D_UNSUPPORTED);
@@ -345,12 +345,10 @@ static void test_upload_targets(void)
     CHECK_CODE(upload_complete("later", NULL, 0, &create_only), S3D_EXISTS);
     CHECK(file_is("later", "theirs", 6));
     CHECK_CODE(upload_abort("later"), S3D_OK);
-    memset(path, 'p', sizeof path);
-    for (size_t i = 1; i < sizeof path - 2; i += 2) {
-        path[i - 1] = '.';
-        path[i] = '/';
-    }
-    path[sizeof path - 1] = '\0';
+    size_t folder = strlen(root);
+    memset(path, '/', sizeof path); /* as long as can be, without room for the temporary file's name */
+    memcpy(path, root, folder);
+    memcpy(path + sizeof path - 2, "p", 2);
     CHECK_CODE(upload_create(path, NULL), S3D_INVALID);
     CHECK(count_temps() == 0);
     CHECK(symlink("there", "up-link") == 0);

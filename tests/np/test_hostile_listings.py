@@ -131,7 +131,7 @@ REFUSED = {
         "<IsTruncated>true</IsTruncated><NextContinuationToken/>",
         "NextContinuationToken",
     ),
-    "a token of 3 KiB": (page("a", token="t" * 3072), "NextContinuationToken"),
+    "a token of 5 KiB": (page("a", token="t" * 5120), "NextContinuationToken"),
     "a token of 4 MiB": (page("a", token="t" * (4 << 20)), "longer than 16384"),
     "a token of 16 MiB": (page("a", token="t" * (16 << 20)), "longer than 8388608"),
     "not said whether there is more": (entry("below/a"), "IsTruncated"),
