@@ -31,11 +31,24 @@ static size_t spelled_length(const char *text, char byte)
     return s3d_percent_byte(text) == (unsigned char)byte ? 3 : 0;
 }
 
+/* Where in a secret, from `from` on, the text's first byte stands, as it is or encoded; NULL: nowhere. */
+static const char *next_start(const char *from, const char *text)
+{
+    int encoded = s3d_percent_byte(text);
+    if (encoded < 0) {
+        return strchr(from, *text); /* the usual case, and many times faster */
+    }
+    while (*from && !spelled_length(text, *from)) {
+        from++;
+    }
+    return *from ? from : NULL;
+}
+
 /* How much of the text's beginning spells RUN_MIN bytes or more in a row of this secret; 0: none. */
 static size_t run_length(const char *text, const char *secret)
 {
     size_t longest = 0;
-    for (const char *from = secret; *from; from++) {
+    for (const char *from = secret; (from = next_start(from, text)) != NULL; from++) {
         const char *to = from;
         size_t used = 0, step;
         while (*to && (step = spelled_length(text + used, *to))) {
