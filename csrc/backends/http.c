@@ -412,9 +412,6 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
         code = s3d_str_check(&attempt->message.headers, error);
     }
     if (!code) {
-        code = s3d_str_check(&attempt->message.secrets, error);
-    }
-    if (!code) {
         code = add_headers(attempt, error);
     }
     if (code) {
@@ -425,6 +422,7 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     const char *url = s3d_str_text(&attempt->message.url);
     bool tls = strncasecmp(url, "https:", 6) == 0;
     attempt->proxy = s3d_http_proxy_for(&store->proxy, url);
+    s3d_secrets_add(&attempt->message.secrets, attempt->proxy ? attempt->proxy->login : NULL);
     curl_easy_reset(easy);
     curl_easy_setopt(easy, CURLOPT_URL, url);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, attempt->headers);
@@ -434,7 +432,10 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
         set_patience(attempt);
     }
     set_method(easy, &attempt->message, tls);
-    code = s3d_http_proxy_apply(attempt->proxy, easy, error);
+    code = s3d_str_check(&attempt->message.secrets, error);
+    if (!code) {
+        code = s3d_http_proxy_apply(attempt->proxy, easy, error);
+    }
     if (!code && (tls || s3d_http_proxy_is_tls(attempt->proxy))) {
         code = s3d_http_ca_apply(&attempt->driver->ca, easy, store->ca_bundle, error);
     }

@@ -206,6 +206,23 @@ def test_a_password_in_a_proxy_that_is_wrong(
         assert bool(proxy.seen) == (fault in ("login", "half an answer"))
 
 
+def test_a_proxy_that_repeats(
+    marked: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It forwards, and answers itself in the server's words."""
+    body = f"<Error><Code>AccessDenied</Code><Message>user:{MARK}</Message></Error>".encode()
+    with ProxyFake(login=f"user:{MARK}") as proxy:
+        proxy.answer = lambda: [
+            b"HTTP/1.1 403 No\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+            + body
+        ]
+        monkeypatch.setenv("S3DLIO_PROXY", proxy.endpoint.replace("//", f"//user:{MARK}@"))
+        with pytest.raises(PermissionError, match=r"\*\*\*"):
+            s3dlio_np.list(marked.uri("x"))
+        nothing_leaks(capfd, marked.uri("x"), least=11)
+        assert proxy.seen
+
+
 # --- a server that repeats what it was told ------------------------------------------------------
 
 TOLD = {
