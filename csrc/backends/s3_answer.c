@@ -75,9 +75,7 @@ enum s3d_code s3d_s3_accept_body(struct s3d_request *request,
         return S3D_OK;
     }
     if (request->if_match && answer->etag[0] && strcmp(request->if_match, answer->etag) != 0) {
-        return s3d_fail(error, S3D_CHANGED,
-                        "the object was replaced while it was read: ETag %s, now %s",
-                        request->if_match, answer->etag);
+        return s3d_fail_replaced(error, request->if_match, answer->etag);
     }
     take_object(request, answer);
     return answer->status == 206 ? check_range(request, answer, error)

@@ -32,6 +32,28 @@ static enum s3d_code step_open(void *context, int64_t timeout_ms, struct s3d_err
     return s3d_reader_wait_open(context, timeout_ms, error);
 }
 
+enum s3d_code bind_reader_begin(struct s3d_reader **reader, const struct bind_target *target,
+                                const struct bind_transfer *transfer, bool unchecked,
+                                struct s3d_error *error)
+{
+    enum s3d_code code;
+    struct s3d_reader_plan plan = {
+        .key = target->uri.key,
+        .part_bytes = transfer->part_bytes,
+        .part_max_bytes = transfer->part_max_bytes,
+        .concurrency = transfer->concurrency,
+        .unchecked = unchecked,
+    };
+    Py_BEGIN_ALLOW_THREADS
+    code = s3d_reader_new(reader, target->store, &plan, error);
+    Py_END_ALLOW_THREADS
+    if (code) {
+        *reader = NULL;
+        return code;
+    }
+    return bind_wait(step_open, *reader, error);
+}
+
 static void free_reader(struct reader_object *self)
 {
     struct s3d_reader *reader = self->reader;
@@ -79,21 +101,7 @@ static int open_reader(struct reader_object *self, const struct bind_target *tar
                        const struct bind_transfer *transfer, PyObject *decompress)
 {
     struct s3d_error error;
-    enum s3d_code code;
-    struct s3d_reader_plan plan = {
-        .key = target->uri.key,
-        .part_bytes = transfer->part_bytes,
-        .part_max_bytes = transfer->part_max_bytes,
-        .concurrency = transfer->concurrency,
-    };
-    Py_BEGIN_ALLOW_THREADS
-    code = s3d_reader_new(&self->reader, target->store, &plan, &error);
-    Py_END_ALLOW_THREADS
-    if (code) {
-        self->reader = NULL;
-    } else {
-        code = bind_wait(step_open, self->reader, &error);
-    }
+    enum s3d_code code = bind_reader_begin(&self->reader, target, transfer, false, &error);
     if (!code) {
         self->object = *s3d_reader_object(self->reader);
         code = open_inflate(self, decompress, &error);

@@ -2,10 +2,18 @@
 #ifndef S3D_BIND_READER_H
 #define S3D_BIND_READER_H
 
-#include "bind/state.h"
+#include "bind/target.h"
 #include "core/get.h"
+#include "core/reader.h"
 
 int bind_reader_init(PyObject *module, struct bind_state *state);
+
+/* A core reader, once it knows its object. `unchecked`: the store's checksum is not compared.
+ * AGAIN: a Python exception is set. *reader is NULL, or to be freed whatever this returns. */
+S3D_MUST_USE enum s3d_code bind_reader_begin(struct s3d_reader **reader,
+                                             const struct bind_target *target,
+                                             const struct bind_transfer *transfer,
+                                             bool unchecked, struct s3d_error *error);
 
 /* From C, for readers of formats; `reader` is an ObjectReader. 0, or -1 with an exception. */
 /* All of [offset, offset + length), which must exist; the stream's position stays. */

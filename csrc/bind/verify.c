@@ -1,6 +1,7 @@
 #include "bind/calls.h"
 
 #include "bind/errors.h"
+#include "bind/reader.h"
 #include "bind/request.h"
 #include "bind/wait.h"
 #include "core/latch.h"
@@ -18,11 +19,6 @@ struct pass {
     size_t got; /* of the piece under way */
     uint64_t offset, sum;
 };
-
-static enum s3d_code step_open(void *context, int64_t timeout_ms, struct s3d_error *error)
-{
-    return s3d_reader_wait_open(((struct pass *)context)->reader, timeout_ms, error);
-}
 
 static enum s3d_code step_sum(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
@@ -50,9 +46,7 @@ static enum s3d_code check_version(const struct s3d_object *asked, const struct 
     if (strcmp(asked->etag, read->etag) == 0) {
         return S3D_OK;
     }
-    return s3d_fail(error, S3D_CHANGED,
-                    "the object was replaced while it was read: ETag %s, then %s", asked->etag,
-                    read->etag);
+    return s3d_fail_replaced(error, asked->etag, read->etag);
 }
 
 /* Sums up all bytes of the version that `object` is. AGAIN: a Python exception is set. */
@@ -60,22 +54,7 @@ static enum s3d_code run_pass(struct pass *pass, const struct bind_target *targe
                               const struct bind_transfer *transfer,
                               const struct s3d_object *object, struct s3d_error *error)
 {
-    enum s3d_code code;
-    struct s3d_reader_plan plan = {
-        .key = target->uri.key,
-        .part_bytes = transfer->part_bytes,
-        .part_max_bytes = transfer->part_max_bytes,
-        .concurrency = transfer->concurrency,
-        .unchecked = true,
-    };
-    Py_BEGIN_ALLOW_THREADS
-    code = s3d_reader_new(&pass->reader, target->store, &plan, error);
-    Py_END_ALLOW_THREADS
-    if (code) {
-        pass->reader = NULL;
-        return code;
-    }
-    code = bind_wait(step_open, pass, error);
+    enum s3d_code code = bind_reader_begin(&pass->reader, target, transfer, true, error);
     code = code ? code : check_version(object, s3d_reader_object(pass->reader), error);
     code = code ? code : bind_wait(step_sum, pass, error);
     Py_BEGIN_ALLOW_THREADS

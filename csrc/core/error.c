@@ -76,6 +76,12 @@ enum s3d_code s3d_fail_memory(struct s3d_error *error, size_t bytes)
     return s3d_fail(error, S3D_NO_MEMORY, "could not allocate %zu bytes", bytes);
 }
 
+enum s3d_code s3d_fail_replaced(struct s3d_error *error, const char *etag, const char *then)
+{
+    return s3d_fail(error, S3D_CHANGED,
+                    "the object was replaced while it was read: ETag %s, then %s", etag, then);
+}
+
 void s3d_error_set_operation(struct s3d_error *error, const char *format, ...)
 {
     if (!error) {

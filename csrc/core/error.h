@@ -82,6 +82,9 @@ enum s3d_code s3d_fail_errno(struct s3d_error *error, int sys_errno, const char 
 /* NO_MEMORY, with the size that was asked for. */
 enum s3d_code s3d_fail_memory(struct s3d_error *error, size_t bytes);
 
+/* CHANGED: an object of one ETag was begun, and then one of another came. */
+enum s3d_code s3d_fail_replaced(struct s3d_error *error, const char *etag, const char *then);
+
 /* Names the operation in an error already filled; NULL is allowed. */
 void s3d_error_set_operation(struct s3d_error *error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

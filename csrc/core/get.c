@@ -265,29 +265,6 @@ static void fail_locked(struct s3d_get *get, const struct s3d_error *error)
     }
 }
 
-/* Whether the range is whole and of the version that the others are of. */
-static enum s3d_code check_range(const struct s3d_get *get, const struct slot *slot,
-                                 const char *seen, struct s3d_error *error)
-{
-    const struct s3d_request *request = &slot->request;
-    const char *expected = get->if_match ? get->if_match : seen;
-    enum s3d_code code = S3D_OK;
-    if (expected[0] && strcmp(expected, request->result.object.etag) != 0) {
-        code = s3d_fail(error, S3D_CHANGED,
-                        "the object was replaced while it was read: ETag %s, then %s", expected,
-                        request->result.object.etag);
-    } else if (request->result.received_bytes != request->length_bytes) {
-        code = s3d_fail(error, S3D_RANGE, "only %llu of %llu bytes at offset %llu were sent",
-                        (unsigned long long)request->result.received_bytes,
-                        (unsigned long long)request->length_bytes,
-                        (unsigned long long)request->offset_bytes);
-    }
-    if (code) {
-        s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
-    }
-    return code;
-}
-
 /* Tells of the pieces that a finished range brought. */
 static enum s3d_code tell_pieces(const struct slot *slot, struct s3d_error *error)
 {
@@ -347,7 +324,8 @@ static enum s3d_code accept_range(struct s3d_get *get, const struct slot *slot,
         get->object = slot->request.result.object;
     }
     s3d_latch_unlock(&get->latch);
-    enum s3d_code code = check_range(get, slot, seen, error);
+    const char *etag = get->if_match ? get->if_match : seen;
+    enum s3d_code code = s3d_request_check(&slot->request, etag[0] ? etag : NULL, error);
     if (!code && get->check) {
         code = begin_check(get, &slot->request.result.object, error);
         code = code ? code : add_to_check(get, slot, error);

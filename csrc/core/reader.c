@@ -91,37 +91,15 @@ static void opening_done(struct s3d_request *request)
     s3d_latch_unlock(&reader->latch);
 }
 
-/* Turns an answer that is short, or of another version, into a failure: not every store looks at
- * If-Match. */
-static void check_block(const struct s3d_reader *reader, struct s3d_request *request)
-{
-    struct s3d_error *error = &request->result.error;
-    if (request->result.code) {
-        return;
-    }
-    if (strcmp(request->result.object.etag, reader->object.etag) != 0) {
-        request->result.code = s3d_fail(error, S3D_CHANGED,
-                                        "the object was replaced while it was read: ETag %s, "
-                                        "then %s",
-                                        reader->object.etag, request->result.object.etag);
-    } else if (request->result.received_bytes != request->length_bytes) {
-        request->result.code =
-            s3d_fail(error, S3D_RANGE, "only %llu of %llu bytes at offset %llu were sent",
-                     (unsigned long long)request->result.received_bytes,
-                     (unsigned long long)request->length_bytes,
-                     (unsigned long long)request->offset_bytes);
-    }
-    if (request->result.code) {
-        s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
-    }
-}
-
 static void block_done(struct s3d_request *request)
 {
     struct block *block = request->owner;
     struct s3d_reader *reader = block->reader;
     s3d_latch_lock(&reader->latch);
-    check_block(reader, request);
+    if (!request->result.code) {
+        request->result.code =
+            s3d_request_check(request, reader->object.etag, &request->result.error);
+    }
     block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
     s3d_window_done(&reader->window, request->length_bytes, request->throttled, s3d_now_us());
     s3d_pace_answered(&reader->pace, request->result.answer_us);

@@ -30,6 +30,24 @@ void s3d_request_reset(struct s3d_request *request)
     memset(&request->result, 0, sizeof request->result);
 }
 
+enum s3d_code s3d_request_check(const struct s3d_request *request, const char *etag,
+                                struct s3d_error *error)
+{
+    enum s3d_code code = S3D_OK;
+    if (etag && strcmp(etag, request->result.object.etag) != 0) {
+        code = s3d_fail_replaced(error, etag, request->result.object.etag);
+    } else if (request->result.received_bytes != request->length_bytes) {
+        code = s3d_fail(error, S3D_RANGE, "only %llu of %llu bytes at offset %llu were sent",
+                        (unsigned long long)request->result.received_bytes,
+                        (unsigned long long)request->length_bytes,
+                        (unsigned long long)request->offset_bytes);
+    }
+    if (code) {
+        s3d_error_set_operation(error, "%s", s3d_verb_name(request->verb));
+    }
+    return code;
+}
+
 uint64_t s3d_spans_bytes(const struct s3d_span *spans, size_t count)
 {
     uint64_t total = 0;

@@ -174,6 +174,11 @@ struct s3d_request {
  * each submit, under the lock that guards its own cancelling, so that no cancel is lost. */
 void s3d_request_reset(struct s3d_request *request);
 
+/* Whether a GET that succeeded brought all that was asked for, of the version `etag` (NULL: any):
+ * not every store looks at If-Match. */
+S3D_MUST_USE enum s3d_code s3d_request_check(const struct s3d_request *request, const char *etag,
+                                             struct s3d_error *error);
+
 uint64_t s3d_spans_bytes(const struct s3d_span *spans, size_t count);
 
 #endif

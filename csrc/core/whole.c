@@ -53,9 +53,7 @@ static enum s3d_code check_version(const struct s3d_whole *whole, struct s3d_err
         now->size_bytes == whole->object.size_bytes) {
         return S3D_OK;
     }
-    return s3d_fail(error, S3D_CHANGED,
-                    "the object was replaced while it was read: ETag %s, then %s",
-                    whole->object.etag, now->etag);
+    return s3d_fail_replaced(error, whole->object.etag, now->etag);
 }
 
 /* The headers of an attempt are there, its body is not: the moment to say where it goes. */
