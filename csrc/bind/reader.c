@@ -170,18 +170,7 @@ static void reader_dealloc(PyObject *object)
         return;
     }
     PyObject_GC_UnTrack(object);
-    bind_stream_dealloc((struct bind_stream *)object);
-}
-
-static int reader_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    return bind_stream_traverse((struct bind_stream *)object, visit, arg);
-}
-
-static int reader_clear(PyObject *object)
-{
-    bind_stream_clear((struct bind_stream *)object);
-    return 0;
+    bind_stream_dealloc(object);
 }
 
 static PyObject *reader_close(PyObject *object, PyObject *Py_UNUSED(ignored))
@@ -206,24 +195,15 @@ static PyObject *reader_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 /* The stream's lock, for an operation that needs it open. 0 or -1 with an exception. */
 static int enter(struct reader_object *self)
 {
-    if (!self->stream.closed && bind_stream_forked(&self->stream)) {
-        bind_stream_raise_forked(&self->stream);
-        return -1;
-    }
-    if (bind_lock_enter(&self->stream.lock, (PyObject *)self)) {
+    if (bind_stream_enter(&self->stream)) {
         return -1;
     }
     if (self->stream.closed) {
-        bind_lock_leave(&self->stream.lock);
+        bind_stream_leave(&self->stream);
         bind_stream_raise_closed();
         return -1;
     }
     return 0;
-}
-
-static void leave(struct reader_object *self)
-{
-    bind_lock_leave(&self->stream.lock);
 }
 
 /* --- reading ------------------------------------------------------------------------------ */
@@ -396,7 +376,7 @@ static PyObject *reader_read(PyObject *object, PyObject *const *args, Py_ssize_t
     } else {
         bytes = read_and_advance(self, at_most(left, size < 0 ? PY_SSIZE_T_MAX : (size_t)size));
     }
-    leave(self);
+    bind_stream_leave(&self->stream);
     return bytes;
 }
 
@@ -429,7 +409,7 @@ static PyObject *reader_read_buffer(PyObject *object, PyObject *const *args, Py_
         view = bytes ? PyMemoryView_FromObject(bytes) : NULL;
         Py_XDECREF(bytes);
     }
-    leave(self);
+    bind_stream_leave(&self->stream);
     return view;
 }
 
@@ -449,7 +429,7 @@ static PyObject *reader_read1(PyObject *object, PyObject *const *args, Py_ssize_
     }
     PyObject *bytes =
         read_and_advance(self, one_wait(self, size < 0 ? CHUNK_BYTES : (size_t)size));
-    leave(self);
+    bind_stream_leave(&self->stream);
     return bytes;
 }
 
@@ -469,7 +449,7 @@ static PyObject *read_into(struct reader_object *self, PyObject *buffer, const c
             self->position += (uint64_t)got;
             result = PyLong_FromSsize_t(got);
         }
-        leave(self);
+        bind_stream_leave(&self->stream);
     }
     PyBuffer_Release(&view);
     return result;
@@ -507,7 +487,7 @@ static PyObject *reader_peek(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     }
     PyObject *bytes = peek(self, size <= 0 ? CHUNK_BYTES : at_most((uint64_t)size, PEEK_BYTES));
-    leave(self);
+    bind_stream_leave(&self->stream);
     return bytes;
 }
 
@@ -575,7 +555,7 @@ static PyObject *reader_readline(PyObject *object, PyObject *const *args, Py_ssi
     }
     size_t limit = size < 0 ? PY_SSIZE_T_MAX : (size_t)size;
     PyObject *line = read_line(self, at_most(remaining(self), limit));
-    leave(self);
+    bind_stream_leave(&self->stream);
     return line;
 }
 
@@ -642,7 +622,7 @@ static PyObject *reader_seek(PyObject *object, PyObject *const *args, Py_ssize_t
     }
     PyObject *result =
         seek_to(self, offset, whence) ? NULL : PyLong_FromUnsignedLongLong(self->position);
-    leave(self);
+    bind_stream_leave(&self->stream);
     return result;
 }
 
@@ -653,27 +633,11 @@ static PyObject *reader_tell(PyObject *object, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     PyObject *result = PyLong_FromUnsignedLongLong(self->position);
-    leave(self);
+    bind_stream_leave(&self->stream);
     return result;
 }
 
 /* --- what it is --------------------------------------------------------------------------- */
-
-static PyObject *when_open(PyObject *object, bool answer)
-{
-    return ((struct bind_stream *)object)->closed ? bind_stream_raise_closed()
-                                                  : PyBool_FromLong(answer);
-}
-
-static PyObject *yes(PyObject *object, PyObject *Py_UNUSED(ignored))
-{
-    return when_open(object, true);
-}
-
-static PyObject *no(PyObject *object, PyObject *Py_UNUSED(ignored))
-{
-    return when_open(object, false);
-}
 
 static PyObject *get_mode(PyObject *Py_UNUSED(object), void *Py_UNUSED(closure))
 {
@@ -695,13 +659,6 @@ static PyObject *get_etag(PyObject *object, void *Py_UNUSED(closure))
 {
     const char *etag = ((struct reader_object *)object)->object.etag;
     return PyUnicode_DecodeUTF8(etag, (Py_ssize_t)strlen(etag), "backslashreplace");
-}
-
-static PyObject *reader_repr(PyObject *object)
-{
-    struct bind_stream *stream = (struct bind_stream *)object;
-    return PyUnicode_FromFormat("<%s %U%s>", Py_TYPE(object)->tp_name, stream->name,
-                                stream->closed ? " (closed)" : "");
 }
 
 static PyMethodDef reader_methods[] = {
@@ -727,9 +684,9 @@ static PyMethodDef reader_methods[] = {
      "allowed."},
     {"tell", reader_tell, METH_NOARGS, "tell()\n--\n\nThe position in bytes."},
     {"close", reader_close, METH_NOARGS, "close()\n--\n\nEnds reading. Again does nothing."},
-    {"readable", yes, METH_NOARGS, "readable()\n--\n\nTrue."},
-    {"seekable", yes, METH_NOARGS, "seekable()\n--\n\nTrue."},
-    {"writable", no, METH_NOARGS, "writable()\n--\n\nFalse."},
+    {"readable", bind_stream_yes, METH_NOARGS, "readable()\n--\n\nTrue."},
+    {"seekable", bind_stream_yes, METH_NOARGS, "seekable()\n--\n\nTrue."},
+    {"writable", bind_stream_no, METH_NOARGS, "writable()\n--\n\nFalse."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -752,9 +709,9 @@ static PyType_Slot reader_slots[] = {
     {Py_tp_new, reader_new},
     {Py_tp_dealloc, reader_dealloc},
     {Py_tp_finalize, reader_finalize},
-    {Py_tp_traverse, reader_traverse},
-    {Py_tp_clear, reader_clear},
-    {Py_tp_repr, reader_repr},
+    {Py_tp_traverse, bind_stream_traverse},
+    {Py_tp_clear, bind_stream_clear},
+    {Py_tp_repr, bind_stream_repr},
     {Py_tp_str, bind_stream_str},
     {Py_tp_methods, reader_methods},
     {Py_tp_getset, reader_getters},
@@ -787,7 +744,7 @@ int bind_reader_read_at(PyObject *object, uint64_t offset, void *data, size_t le
         bind_stream_fail(&self->stream, &error);
         got = -1;
     }
-    leave(self);
+    bind_stream_leave(&self->stream);
     return got < 0 ? -1 : 0;
 }
 
@@ -798,7 +755,7 @@ int bind_reader_buffered(PyObject *object, uint64_t offset, size_t *bytes)
         return -1;
     }
     *bytes = bind_reader_is_inflated(object) ? 0 : s3d_reader_buffered(self->reader, offset);
-    leave(self);
+    bind_stream_leave(&self->stream);
     return 0;
 }
 
@@ -818,7 +775,7 @@ int bind_reader_fetch(PyObject *object, struct s3d_get **get, const struct s3d_g
     if (code) {
         bind_stream_fail(&self->stream, &error);
     }
-    leave(self);
+    bind_stream_leave(&self->stream);
     return code ? -1 : 0;
 }
 
@@ -831,7 +788,7 @@ int bind_reader_size(PyObject *object, uint64_t *size_bytes)
             return -1;
         }
         failed = require_size(self);
-        leave(self);
+        bind_stream_leave(&self->stream);
     }
     *size_bytes = self->object.size_bytes;
     return failed;

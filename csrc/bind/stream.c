@@ -70,8 +70,9 @@ int bind_stream_init(struct bind_stream *stream, PyObject *name, PyObject *bytes
     return bind_lock_init(&stream->lock);
 }
 
-int bind_stream_traverse(struct bind_stream *stream, visitproc visit, void *arg)
+int bind_stream_traverse(PyObject *self, visitproc visit, void *arg)
 {
+    struct bind_stream *stream = (struct bind_stream *)self;
     Py_VISIT(Py_TYPE(stream));
     Py_VISIT(stream->base.dict);
     Py_VISIT(stream->module);
@@ -79,24 +80,27 @@ int bind_stream_traverse(struct bind_stream *stream, visitproc visit, void *arg)
     return 0;
 }
 
-void bind_stream_clear(struct bind_stream *stream)
+int bind_stream_clear(PyObject *self)
 {
+    struct bind_stream *stream = (struct bind_stream *)self;
     Py_CLEAR(stream->base.dict);
     Py_CLEAR(stream->failure.interrupt); /* its traceback may lead back here */
+    return 0;
 }
 
-void bind_stream_dealloc(struct bind_stream *stream)
+void bind_stream_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(stream);
+    struct bind_stream *stream = (struct bind_stream *)self;
+    PyTypeObject *type = Py_TYPE(self);
     if (stream->base.weak_references) {
-        PyObject_ClearWeakRefs((PyObject *)stream);
+        PyObject_ClearWeakRefs(self);
     }
-    bind_stream_clear(stream);
+    bind_stream_clear(self);
     Py_CLEAR(stream->name);
     Py_CLEAR(stream->bytes);
     Py_CLEAR(stream->module);
     bind_lock_fini(&stream->lock);
-    type->tp_free((PyObject *)stream);
+    type->tp_free(self);
     Py_DECREF(type);
 }
 
@@ -118,6 +122,20 @@ PyObject *bind_stream_raise_forked(const struct bind_stream *stream)
     s3d_fail(&error, S3D_FORKED,
              "opened before fork() and used in the child: open it again there");
     return bind_raise(stream->state, &error, bind_stream_uri(stream));
+}
+
+int bind_stream_enter(struct bind_stream *stream)
+{
+    if (!stream->closed && bind_stream_forked(stream)) {
+        bind_stream_raise_forked(stream);
+        return -1;
+    }
+    return bind_lock_enter(&stream->lock, (PyObject *)stream);
+}
+
+void bind_stream_leave(struct bind_stream *stream)
+{
+    bind_lock_leave(&stream->lock);
 }
 
 PyObject *bind_stream_raise_closed(void)
@@ -146,16 +164,39 @@ void bind_stream_interrupted(struct bind_stream *stream)
     bind_restore_exception(exception);
 }
 
-/* --- getters ------------------------------------------------------------------------------ */
+/* --- what it is ------------------------------------------------------------------------------ */
 
 PyObject *bind_stream_get_name(PyObject *self, void *Py_UNUSED(closure))
 {
     return Py_NewRef(((struct bind_stream *)self)->name);
 }
 
+PyObject *bind_stream_repr(PyObject *self)
+{
+    const struct bind_stream *stream = (struct bind_stream *)self;
+    return PyUnicode_FromFormat("<%s %U%s>", Py_TYPE(self)->tp_name, stream->name,
+                                stream->closed ? " (closed)" : "");
+}
+
 PyObject *bind_stream_str(PyObject *self)
 {
     return bind_stream_get_name(self, NULL);
+}
+
+static PyObject *when_open(PyObject *self, bool answer)
+{
+    return ((struct bind_stream *)self)->closed ? bind_stream_raise_closed()
+                                                : PyBool_FromLong(answer);
+}
+
+PyObject *bind_stream_yes(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return when_open(self, true);
+}
+
+PyObject *bind_stream_no(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return when_open(self, false);
 }
 
 /* Read without the lock: text wrappers ask before each line. */

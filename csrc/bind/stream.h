@@ -49,10 +49,10 @@ PyTypeObject *bind_stream_type(PyObject *module, struct bind_state *state, PyTyp
 /* After tp_alloc: takes over name and bytes. 0 or -1; on failure the object is to be
  * DECREFed. */
 int bind_stream_init(struct bind_stream *stream, PyObject *name, PyObject *bytes);
-/* Parts of tp_traverse, tp_clear and tp_dealloc. */
-int bind_stream_traverse(struct bind_stream *stream, visitproc visit, void *arg);
-void bind_stream_clear(struct bind_stream *stream);
-void bind_stream_dealloc(struct bind_stream *stream);
+/* tp_traverse and tp_clear, or parts of them; the end of tp_dealloc. */
+int bind_stream_traverse(PyObject *self, visitproc visit, void *arg);
+int bind_stream_clear(PyObject *self);
+void bind_stream_dealloc(PyObject *self);
 
 const char *bind_stream_uri(const struct bind_stream *stream);
 /* True in a child of the process that opened it: its lock may be held for ever, its engine is
@@ -60,6 +60,9 @@ const char *bind_stream_uri(const struct bind_stream *stream);
 bool bind_stream_forked(const struct bind_stream *stream);
 /* Raises what that means; returns NULL. */
 PyObject *bind_stream_raise_forked(const struct bind_stream *stream);
+/* The stream's lock. 0, or -1 with an exception: opened before a fork, or reentrant. */
+int bind_stream_enter(struct bind_stream *stream);
+void bind_stream_leave(struct bind_stream *stream);
 /* "I/O operation on closed file."; returns NULL. */
 PyObject *bind_stream_raise_closed(void);
 
@@ -68,8 +71,12 @@ PyObject *bind_stream_fail(struct bind_stream *stream, const struct s3d_error *e
 /* Keeps the raised exception of a signal handler as the first failure; it stays raised. */
 void bind_stream_interrupted(struct bind_stream *stream);
 
+PyObject *bind_stream_repr(PyObject *self);
 /* tp_str: the URI. Keras looks at str(file) for the ".keras" of a name. */
 PyObject *bind_stream_str(PyObject *self);
+/* True and False, while it is open: readable() and the like. */
+PyObject *bind_stream_yes(PyObject *self, PyObject *ignored);
+PyObject *bind_stream_no(PyObject *self, PyObject *ignored);
 /* Getters that both types list. */
 PyObject *bind_stream_get_name(PyObject *self, void *closure);
 PyObject *bind_stream_get_closed(PyObject *self, void *closure);

@@ -229,7 +229,7 @@ static void writer_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
     Py_CLEAR(((struct writer_object *)object)->metadata);
     PyMem_Free(((struct writer_object *)object)->kept);
-    bind_stream_dealloc((struct bind_stream *)object);
+    bind_stream_dealloc(object);
 }
 
 static int writer_traverse(PyObject *object, visitproc visit, void *arg)
@@ -239,34 +239,18 @@ static int writer_traverse(PyObject *object, visitproc visit, void *arg)
     for (size_t i = self->kept_first; i < self->kept_count; i++) {
         Py_VISIT(self->kept[i].owner);
     }
-    return bind_stream_traverse((struct bind_stream *)object, visit, arg);
+    return bind_stream_traverse(object, visit, arg);
 }
 
 static int writer_clear(PyObject *object)
 {
     Py_CLEAR(((struct writer_object *)object)->metadata);
-    bind_stream_clear((struct bind_stream *)object);
-    return 0;
+    return bind_stream_clear(object);
 }
 
 /* --- writing ------------------------------------------------------------------------------ */
 
-/* The stream's lock. 0, or -1 with an exception: forked, or reentrant. */
-static int enter(struct writer_object *self)
-{
-    if (!self->stream.closed && bind_stream_forked(&self->stream)) {
-        bind_stream_raise_forked(&self->stream);
-        return -1;
-    }
-    return bind_lock_enter(&self->stream.lock, (PyObject *)self);
-}
-
-static void leave(struct writer_object *self)
-{
-    bind_lock_leave(&self->stream.lock);
-}
-
-/* NULL with an exception when nothing can be written any more. */
+/* 0, or -1 with an exception when nothing can be written any more. */
 static int check_writable(struct writer_object *self)
 {
     if (self->stream.failure.error.code) {
@@ -372,9 +356,9 @@ static PyObject *write_object(PyObject *object, PyObject *data, bool encode)
         return NULL;
     }
     PyObject *result = NULL;
-    if (!enter(self)) {
+    if (!bind_stream_enter(&self->stream)) {
         result = write_view(self, &view);
-        leave(self);
+        bind_stream_leave(&self->stream);
     }
     PyBuffer_Release(&view);
     return result;
@@ -439,11 +423,11 @@ static int append(PyObject *writer, PyObject *owner, const void *data, size_t le
                   bind_step *how)
 {
     struct writer_object *self = (struct writer_object *)writer;
-    if (enter(self)) {
+    if (bind_stream_enter(&self->stream)) {
         return -1;
     }
     int failed = append_locked(self, owner, data, length, how);
-    leave(self);
+    bind_stream_leave(&self->stream);
     return failed;
 }
 
@@ -499,7 +483,8 @@ static PyObject *writer_expect(PyObject *object, PyObject *argument)
 {
     struct writer_object *self = (struct writer_object *)object;
     unsigned long long bytes = PyLong_AsUnsignedLongLong(argument);
-    if ((bytes == (unsigned long long)-1 && PyErr_Occurred()) || enter(self)) {
+    if ((bytes == (unsigned long long)-1 && PyErr_Occurred()) ||
+        bind_stream_enter(&self->stream)) {
         return NULL;
     }
     int failed = check_writable(self);
@@ -509,7 +494,7 @@ static PyObject *writer_expect(PyObject *object, PyObject *argument)
         s3d_put_expect(put, bytes);
         Py_END_ALLOW_THREADS
     }
-    leave(self);
+    bind_stream_leave(&self->stream);
     return failed ? NULL : Py_NewRef(Py_None);
 }
 
@@ -545,11 +530,12 @@ static PyObject *writer_let_go(PyObject *object, PyObject *argument)
 {
     struct writer_object *self = (struct writer_object *)object;
     unsigned long long end = PyLong_AsUnsignedLongLong(argument);
-    if ((end == (unsigned long long)-1 && PyErr_Occurred()) || enter(self)) {
+    if ((end == (unsigned long long)-1 && PyErr_Occurred()) ||
+        bind_stream_enter(&self->stream)) {
         return NULL;
     }
     PyObject *result = let_go_locked(self, end);
-    leave(self);
+    bind_stream_leave(&self->stream);
     return result;
 }
 
@@ -635,11 +621,11 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
     if (self->metadata) {
         return Py_NewRef(self->metadata);
     }
-    if (enter(self)) {
+    if (bind_stream_enter(&self->stream)) {
         return NULL;
     }
     PyObject *result = close_locked(self);
-    leave(self);
+    bind_stream_leave(&self->stream);
     return result;
 }
 
@@ -668,7 +654,7 @@ static int abort_writer(struct writer_object *self)
     self->stream.closed = true;
     free_put(self);
     if (!forked) {
-        leave(self);
+        bind_stream_leave(&self->stream);
     }
     return failed;
 }
@@ -756,32 +742,9 @@ static PyObject *refuse(PyObject *object, PyObject *const *Py_UNUSED(args),
     return NULL;
 }
 
-static PyObject *when_open(PyObject *object, bool answer)
-{
-    return ((struct bind_stream *)object)->closed ? bind_stream_raise_closed()
-                                                  : PyBool_FromLong(answer);
-}
-
-static PyObject *yes(PyObject *object, PyObject *Py_UNUSED(ignored))
-{
-    return when_open(object, true);
-}
-
-static PyObject *no(PyObject *object, PyObject *Py_UNUSED(ignored))
-{
-    return when_open(object, false);
-}
-
 static PyObject *get_mode(PyObject *Py_UNUSED(object), void *Py_UNUSED(closure))
 {
     return PyUnicode_FromString("wb");
-}
-
-static PyObject *writer_repr(PyObject *object)
-{
-    struct bind_stream *stream = (struct bind_stream *)object;
-    return PyUnicode_FromFormat("<%s %U%s>", Py_TYPE(object)->tp_name, stream->name,
-                                stream->closed ? " (closed)" : "");
 }
 
 static PyMethodDef writer_methods[] = {
@@ -798,10 +761,9 @@ static PyMethodDef writer_methods[] = {
     {"abort", writer_abort, METH_NOARGS,
      "abort()\n--\n\nEnds without writing the object; nothing of it stays in the store."},
     {"expect", writer_expect, METH_O,
-     "expect(nbytes, /)\n--\n\nTells how many bytes are about to come (a hint), all of them "
-     "from "
-     "memory that is\nfilled already: for a far store they are then shared out over the "
-     "connections in larger parts."},
+     "expect(nbytes, /)\n--\n\nTells how many bytes are about to come (a hint), all of them from "
+     "memory that is filled already: for a far store they are then shared out over the connections "
+     "in larger parts."},
     {"flush", writer_flush, METH_NOARGS,
      "flush()\n--\n\nDoes nothing: an object becomes visible by close() alone."},
     {"tell", writer_tell, METH_NOARGS, "tell()\n--\n\nBytes written so far."},
@@ -816,9 +778,9 @@ static PyMethodDef writer_methods[] = {
     {"readline", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
     {"seek", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
     {"truncate", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
-    {"readable", no, METH_NOARGS, "readable()\n--\n\nFalse."},
-    {"seekable", no, METH_NOARGS, "seekable()\n--\n\nFalse."},
-    {"writable", yes, METH_NOARGS, "writable()\n--\n\nTrue."},
+    {"readable", bind_stream_no, METH_NOARGS, "readable()\n--\n\nFalse."},
+    {"seekable", bind_stream_no, METH_NOARGS, "seekable()\n--\n\nFalse."},
+    {"writable", bind_stream_yes, METH_NOARGS, "writable()\n--\n\nTrue."},
     {"__exit__", BIND_FAST(writer_exit), METH_FASTCALL,
      "Commits after a clean body, aborts after an exception, which goes on."},
     {NULL, NULL, 0, NULL},
@@ -843,7 +805,7 @@ static PyType_Slot writer_slots[] = {
     {Py_tp_finalize, writer_finalize},
     {Py_tp_traverse, writer_traverse},
     {Py_tp_clear, writer_clear},
-    {Py_tp_repr, writer_repr},
+    {Py_tp_repr, bind_stream_repr},
     {Py_tp_str, bind_stream_str},
     {Py_tp_methods, writer_methods},
     {Py_tp_getset, writer_getters},
