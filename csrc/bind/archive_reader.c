@@ -1,6 +1,6 @@
 #include "bind/archive_reader.h"
 
-#include "bind/errors.h"
+#include "bind/format.h"
 #include "bind/plain.h"
 #include "bind/reader.h"
 #include "bind/zip_directory.h"
@@ -14,21 +14,13 @@ enum {
 };
 
 struct archive_reader {
-    PyObject_HEAD
-    struct bind_state *state;
-    PyObject *module;
-    PyObject *stream; /* an ObjectReader */
+    struct bind_format format; /* on an ObjectReader */
     /* frozen once open */
     struct s3d_zip zip;
     char *prefix; /* "archive/": what all records' names begin with */
     size_t prefix_length;
     uint64_t alignment; /* of payloads, as far as the archive says; 0: unknown */
 };
-
-static PyObject *raise_error(const struct archive_reader *self, const struct s3d_error *error)
-{
-    return bind_raise(self->state, error, bind_reader_uri(self->stream));
-}
 
 /* A record's name as UTF-8; NULL with an exception, also for one that holds a NUL. */
 static const char *name_text(PyObject *name)
@@ -70,7 +62,7 @@ static int require_stored(const struct archive_reader *self, const struct s3d_zi
     }
     s3d_fail(&error, S3D_INVALID, "record \"%.200s\" is compressed (method %u)", entry->name,
              entry->method);
-    raise_error(self, &error);
+    bind_format_raise(&self->format, &error);
     return -1;
 }
 
@@ -80,7 +72,7 @@ static const struct s3d_zip_entry *require(const struct archive_reader *self, co
     if (!entry) {
         struct s3d_error error;
         s3d_fail(&error, S3D_INVALID, "the archive has no record \"%.200s\"", name);
-        raise_error(self, &error);
+        bind_format_raise(&self->format, &error);
         return NULL;
     }
     return require_stored(self, entry) ? NULL : entry;
@@ -98,7 +90,7 @@ static int locate(const struct archive_reader *self, const struct s3d_zip_entry 
     while (!failed && code == S3D_AGAIN) {
         size_t length = need;
         char *header = PyMem_RawMalloc(length ? length : 1);
-        failed = !header || bind_reader_read_at(self->stream, entry->header_offset, header, length);
+        failed = !header || bind_reader_read_at(self->format.stream, entry->header_offset, header, length);
         if (!failed) {
             code = s3d_zip_local(entry, header, length, local, &need, &error);
         }
@@ -108,7 +100,7 @@ static int locate(const struct archive_reader *self, const struct s3d_zip_entry 
         }
     }
     if (!failed && code) {
-        raise_error(self, &error);
+        bind_format_raise(&self->format, &error);
     }
     if (failed && !PyErr_Occurred()) {
         PyErr_NoMemory();
@@ -120,14 +112,14 @@ static int locate(const struct archive_reader *self, const struct s3d_zip_entry 
 
 static int open_directory(struct archive_reader *self)
 {
-    if (bind_zip_directory(self->state, self->stream, &self->zip)) {
+    if (bind_zip_directory(self->format.state, self->format.stream, &self->zip)) {
         return -1;
     }
     if (self->zip.duplicates || self->zip.prefix_bytes) {
         struct s3d_error error;
         s3d_fail(&error, S3D_INVALID,
                  "not a torch archive: it has records of one name, or bytes before it");
-        raise_error(self, &error);
+        bind_format_raise(&self->format, &error);
         return -1;
     }
     return 0;
@@ -178,20 +170,14 @@ static int find_alignment(struct archive_reader *self)
 static PyObject *archive_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"stream", NULL};
-    PyObject *module, *stream;
-    struct bind_state *state = bind_state_of_type(type, &module);
+    PyObject *stream;
+    const struct bind_state *state = bind_state_of_type(type, NULL);
     if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!:ArchiveReader",
                                                BIND_NAMES(names), state->reader_type, &stream)) {
         return NULL;
     }
-    struct archive_reader *self = (struct archive_reader *)type->tp_alloc(type, 0);
-    if (!self) {
-        return NULL;
-    }
-    self->state = state;
-    self->module = Py_NewRef(module);
-    self->stream = Py_NewRef(stream);
-    if (open_directory(self) || find_prefix(self) || find_alignment(self)) {
+    struct archive_reader *self = bind_format_new(type, stream);
+    if (self && (open_directory(self) || find_prefix(self) || find_alignment(self))) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
@@ -208,7 +194,7 @@ static int compare_sum(const struct archive_reader *self, const struct s3d_zip_e
     }
     s3d_fail(&error, S3D_INTEGRITY, "%s is damaged: its CRC-32 is %08x, but the archive says %08x",
              entry->name, sum, entry->crc);
-    raise_error(self, &error);
+    bind_format_raise(&self->format, &error);
     return -1;
 }
 
@@ -260,7 +246,7 @@ static PyObject *record_bytes(const struct archive_reader *self, const char *nam
         return NULL;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)entry->size_bytes);
-    if (bytes && (bind_reader_read_at(self->stream, local.data_offset, PyBytes_AS_STRING(bytes),
+    if (bytes && (bind_reader_read_at(self->format.stream, local.data_offset, PyBytes_AS_STRING(bytes),
                                       (size_t)entry->size_bytes) ||
                   check_sum(self, entry, PyBytes_AS_STRING(bytes)))) {
         Py_CLEAR(bytes);
@@ -384,7 +370,7 @@ int bind_archive_item(PyObject *archive, const struct s3d_zip_entry *entry, bool
 
 PyObject *bind_archive_stream(PyObject *archive)
 {
-    return ((struct archive_reader *)archive)->stream;
+    return ((struct archive_reader *)archive)->format.stream;
 }
 
 static int fill_item(const struct archive_reader *self, struct bind_fetch_item *item,
@@ -399,7 +385,7 @@ static int fill_item(const struct archive_reader *self, struct bind_fetch_item *
         struct s3d_error error;
         s3d_fail(&error, S3D_INVALID, "record %s has %llu bytes, but %llu are expected", name,
                  (unsigned long long)entry->size_bytes, (unsigned long long)size);
-        raise_error(self, &error);
+        bind_format_raise(&self->format, &error);
         return -1;
     }
     if (bind_archive_item((PyObject *)(uintptr_t)self, entry, verify, item)) {
@@ -448,7 +434,7 @@ static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywo
             return NULL;
         }
     }
-    return bind_fetch_new(self->state, self->stream, object, items, (size_t)count);
+    return bind_fetch_new(self->format.state, self->format.stream, object, items, (size_t)count);
 }
 
 static PyObject *archive_plain(PyObject *object, PyObject *args)
@@ -460,7 +446,7 @@ static PyObject *archive_plain(PyObject *object, PyObject *args)
         return NULL;
     }
     PyObject *bytes = archive_get_record(object, name);
-    PyObject *plain = bytes ? bind_plain_new(self->state, object, bytes, any_location) : NULL;
+    PyObject *plain = bytes ? bind_plain_new(self->format.state, object, bytes, any_location) : NULL;
     PyObject *fetch = plain ? bind_plain_fetch(plain, verify) : NULL;
     /* Its records are on their way while the pickle is scanned. */
     PyObject *both = fetch && !bind_plain_scan(plain) ? PyTuple_Pack(2, plain, fetch) : NULL;
@@ -472,33 +458,13 @@ static PyObject *archive_plain(PyObject *object, PyObject *args)
 
 /* --- life ---------------------------------------------------------------------------------- */
 
-static int archive_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    struct archive_reader *self = (struct archive_reader *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->module);
-    Py_VISIT(self->stream);
-    return 0;
-}
-
-static int archive_clear(PyObject *object)
-{
-    struct archive_reader *self = (struct archive_reader *)object;
-    Py_CLEAR(self->stream);
-    return 0;
-}
-
 static void archive_dealloc(PyObject *object)
 {
     struct archive_reader *self = (struct archive_reader *)object;
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    archive_clear(object);
     s3d_zip_close(&self->zip);
     PyMem_RawFree(self->prefix);
-    Py_CLEAR(self->module);
-    type->tp_free(object);
-    Py_DECREF(type);
+    bind_format_dealloc(object);
 }
 
 static PyMethodDef archive_methods[] = {
@@ -535,8 +501,7 @@ static PyType_Slot archive_slots[] = {
                          "object.\n\nRaises ValueError when there is none, or when it is broken."},
     {Py_tp_new, archive_new},
     {Py_tp_dealloc, archive_dealloc},
-    {Py_tp_traverse, archive_traverse},
-    {Py_tp_clear, archive_clear},
+    {Py_tp_traverse, bind_format_traverse},
     {Py_tp_methods, archive_methods},
     {0, NULL},
 };
@@ -550,8 +515,5 @@ static PyType_Spec archive_spec = {
 
 int bind_archive_reader_init(PyObject *module, struct bind_state *Py_UNUSED(state))
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &archive_spec, NULL);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
+    return bind_format_add(module, &archive_spec);
 }

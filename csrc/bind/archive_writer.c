@@ -1,7 +1,7 @@
 #include "bind/archive_writer.h"
 
-#include "bind/errors.h"
 #include "bind/fetch.h"
+#include "bind/format.h"
 #include "bind/sums.h"
 #include "bind/writer.h"
 #include "formats/zip_write.h"
@@ -15,12 +15,9 @@ enum { TEXT_MAX_BYTES = 1024 * 1024 /* of one header */ };
 enum { VERSION_MIN = 3, VERSION_IN_DATA = 6 };
 
 struct archive_writer {
-    PyObject_HEAD
-    struct bind_state *state;
-    PyObject *module;
-    PyObject *stream; /* an ObjectWriter */
-    PyObject *name;   /* the archive's */
-    bool sums;        /* CRCs are computed, not left 0 */
+    struct bind_format format; /* on an ObjectWriter */
+    PyObject *name;            /* the archive's */
+    bool sums;                 /* CRCs are computed, not left 0 */
     unsigned long long version;
     struct s3d_zip_writer zip;
     char id[S3D_ZIP_ID_DIGITS + 1]; /* "" before the end */
@@ -33,14 +30,9 @@ struct archive_writer {
 
 /* --- records ------------------------------------------------------------------------------- */
 
-static PyObject *raise_format(const struct archive_writer *self, const struct s3d_error *error)
-{
-    return bind_raise(self->state, error, bind_writer_uri(self->stream));
-}
-
 static int append(const struct archive_writer *self, const void *data, size_t length)
 {
-    return bind_writer_refer(self->stream, NULL, data, length);
+    return bind_writer_refer(self->format.stream, NULL, data, length);
 }
 
 /* A header or the like: small, copied by the stream. */
@@ -53,7 +45,7 @@ static int append_text(const struct archive_writer *self, const struct s3d_str *
 static int append_payload(const struct archive_writer *self, PyObject *owner, const char *data,
                           size_t length, uint32_t *crc)
 {
-    return bind_sum_and_refer(self->stream, owner, data, length, self->sums ? crc : NULL);
+    return bind_sum_and_refer(self->format.stream, owner, data, length, self->sums ? crc : NULL);
 }
 
 static int add_record(struct archive_writer *self, const char *name, uint64_t size,
@@ -66,7 +58,7 @@ static int add_record(struct archive_writer *self, const char *name, uint64_t si
     struct s3d_str header = S3D_STR(TEXT_MAX_BYTES);
     struct s3d_error error;
     enum s3d_code code = s3d_zip_add(&self->zip, name, size, &header, record, &error);
-    int failed = code ? (raise_format(self, &error), -1) : append_text(self, &header);
+    int failed = code ? (bind_format_raise(&self->format, &error), -1) : append_text(self, &header);
     s3d_str_fini(&header);
     return failed;
 }
@@ -77,7 +69,7 @@ static int end_record(struct archive_writer *self, const struct s3d_zip_record *
     struct s3d_str descriptor = S3D_STR(S3D_ZIP_DESCRIPTOR_MAX);
     struct s3d_error error;
     enum s3d_code code = s3d_zip_set_crc(&self->zip, record->index, crc, &descriptor, &error);
-    int failed = code ? (raise_format(self, &error), -1) : append_text(self, &descriptor);
+    int failed = code ? (bind_format_raise(&self->format, &error), -1) : append_text(self, &descriptor);
     s3d_str_fini(&descriptor);
     return failed;
 }
@@ -213,7 +205,7 @@ static PyObject *archive_write_record_metadata(PyObject *object, PyObject *args)
     unsigned long long size;
     struct s3d_zip_record record;
     if (!PyArg_ParseTuple(args, "sK:write_record_metadata", &name, &size) ||
-        add_record(self, name, size, &record) || bind_writer_zeros(self->stream, size) ||
+        add_record(self, name, size, &record) || bind_writer_zeros(self->format.stream, size) ||
         (size && end_record(self, &record, 0))) {
         return NULL;
     }
@@ -227,7 +219,7 @@ static int write_id(struct archive_writer *self)
     struct s3d_error error;
     char id[S3D_ZIP_ID_DIGITS + 1];
     if (s3d_zip_serialization_id(&self->zip, id, &error)) {
-        raise_format(self, &error);
+        bind_format_raise(&self->format, &error);
         return -1;
     }
     if (write_record(self, S3D_ZIP_ID_NAME, NULL, id, S3D_ZIP_ID_DIGITS)) {
@@ -244,10 +236,10 @@ static int write_directory(struct archive_writer *self)
     enum s3d_code code = s3d_zip_finish(&self->zip, &directory, &error);
     int failed = -1;
     if (code) {
-        raise_format(self, &error);
+        bind_format_raise(&self->format, &error);
     } else {
         /* Not small where records are many; and this memory goes away at once. */
-        failed = bind_writer_copy(self->stream, s3d_str_text(&directory), directory.length);
+        failed = bind_writer_copy(self->format.stream, s3d_str_text(&directory), directory.length);
     }
     s3d_str_fini(&directory);
     return failed;
@@ -320,67 +312,53 @@ static PyObject *archive_written_records(PyObject *object, PyObject *Py_UNUSED(i
 
 /* --- life ---------------------------------------------------------------------------------- */
 
+static int begin_zip(struct archive_writer *self, uint64_t alignment)
+{
+    struct s3d_error error;
+    const char *text = self->name ? PyUnicode_AsUTF8(self->name) : NULL;
+    if (!text) {
+        return -1;
+    }
+    if (s3d_zip_writer_init(&self->zip, text, alignment, &error)) {
+        bind_format_raise(&self->format, &error);
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *archive_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"stream", "compute_crc32", "storage_alignment", "name",
                                         NULL};
-    PyObject *module, *stream, *name = NULL;
+    PyObject *stream, *name = NULL;
     int sums = 1;
     unsigned long long alignment = S3D_ZIP_ALIGNMENT;
-    struct bind_state *state = bind_state_of_type(type, &module);
+    const struct bind_state *state = bind_state_of_type(type, NULL);
     if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!|pKU:ArchiveWriter",
                                                BIND_NAMES(names), state->writer_type, &stream,
                                                &sums, &alignment, &name)) {
         return NULL;
     }
-    struct archive_writer *self = (struct archive_writer *)type->tp_alloc(type, 0);
+    struct archive_writer *self = bind_format_new(type, stream);
     if (!self) {
         return NULL;
     }
-    struct s3d_error error;
-    self->state = state;
-    self->module = Py_NewRef(module);
-    self->stream = Py_NewRef(stream);
     self->name = name ? Py_NewRef(name) : PyUnicode_FromString("archive");
     self->sums = sums != 0;
     self->version = VERSION_MIN;
-    const char *text = self->name ? PyUnicode_AsUTF8(self->name) : NULL;
-    if (text && s3d_zip_writer_init(&self->zip, text, alignment, &error)) {
-        text = (const char *)raise_format(self, &error);
-    }
-    if (!text) {
+    if (begin_zip(self, alignment)) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
 }
 
-static int archive_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    struct archive_writer *self = (struct archive_writer *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->module);
-    Py_VISIT(self->stream);
-    return 0;
-}
-
-static int archive_clear(PyObject *object)
-{
-    struct archive_writer *self = (struct archive_writer *)object;
-    Py_CLEAR(self->stream);
-    Py_CLEAR(self->module);
-    return 0;
-}
-
 static void archive_dealloc(PyObject *object)
 {
     struct archive_writer *self = (struct archive_writer *)object;
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    archive_clear(object);
     Py_CLEAR(self->name);
     s3d_zip_writer_fini(&self->zip);
-    type->tp_free(object);
-    Py_DECREF(type);
+    bind_format_dealloc(object);
 }
 
 static PyMethodDef archive_methods[] = {
@@ -418,8 +396,7 @@ static PyType_Slot archive_slots[] = {
                                     "torch._C.PyTorchFileWriter's methods."},
     {Py_tp_new, archive_new},
     {Py_tp_dealloc, archive_dealloc},
-    {Py_tp_traverse, archive_traverse},
-    {Py_tp_clear, archive_clear},
+    {Py_tp_traverse, bind_format_traverse},
     {Py_tp_methods, archive_methods},
     {0, NULL},
 };
@@ -433,8 +410,5 @@ static PyType_Spec archive_spec = {
 
 int bind_archive_writer_init(PyObject *module, struct bind_state *Py_UNUSED(state))
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &archive_spec, NULL);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
+    return bind_format_add(module, &archive_spec);
 }

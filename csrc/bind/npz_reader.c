@@ -2,6 +2,7 @@
 
 #include "bind/buffers.h"
 #include "bind/errors.h"
+#include "bind/format.h"
 #include "bind/reader.h"
 #include "bind/wait.h"
 #include "bind/zip_directory.h"
@@ -18,31 +19,22 @@ enum {
 /* --- the directory ------------------------------------------------------------------------- */
 
 struct npz_reader {
-    PyObject_HEAD
-    struct bind_state *state;
-    PyObject *module;
-    PyObject *stream;   /* an ObjectReader */
-    struct s3d_zip zip; /* frozen once open */
+    struct bind_format format; /* on an ObjectReader */
+    struct s3d_zip zip;        /* frozen once open */
 };
 
 static PyObject *npz_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static const char *const names[] = {"stream", NULL};
-    PyObject *module, *stream;
-    struct bind_state *state = bind_state_of_type(type, &module);
+    PyObject *stream;
+    const struct bind_state *state = bind_state_of_type(type, NULL);
     if (!state ||
         !PyArg_ParseTupleAndKeywords(args, keywords, "O!:NpzReader", BIND_NAMES(names),
                                      state->reader_type, &stream)) {
         return NULL;
     }
-    struct npz_reader *self = (struct npz_reader *)type->tp_alloc(type, 0);
-    if (!self) {
-        return NULL;
-    }
-    self->state = state;
-    self->module = Py_NewRef(module);
-    self->stream = Py_NewRef(stream);
-    if (bind_zip_directory(state, stream, &self->zip)) {
+    struct npz_reader *self = bind_format_new(type, stream);
+    if (self && bind_zip_directory(state, stream, &self->zip)) {
         Py_CLEAR(self);
     }
     return (PyObject *)self;
@@ -103,47 +95,24 @@ static PyObject *npz_local(PyObject *object, PyObject *args)
     if (code == S3D_AGAIN) {
         return Py_BuildValue("(Kn)", 0ULL, (Py_ssize_t)need);
     }
-    return code ? bind_raise(self->state, &error, bind_reader_uri(self->stream))
+    return code ? bind_format_raise(&self->format, &error)
                 : Py_BuildValue("(Kn)", (unsigned long long)local.data_offset, (Py_ssize_t)0);
-}
-
-static int npz_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    struct npz_reader *self = (struct npz_reader *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->module);
-    Py_VISIT(self->stream);
-    return 0;
-}
-
-static int npz_clear(PyObject *object)
-{
-    struct npz_reader *self = (struct npz_reader *)object;
-    Py_CLEAR(self->stream);
-    Py_CLEAR(self->module);
-    return 0;
 }
 
 static void npz_dealloc(PyObject *object)
 {
-    struct npz_reader *self = (struct npz_reader *)object;
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    npz_clear(object);
-    s3d_zip_close(&self->zip);
-    type->tp_free(object);
-    Py_DECREF(type);
+    s3d_zip_close(&((struct npz_reader *)object)->zip);
+    bind_format_dealloc(object);
 }
 
 static PyMethodDef npz_methods[] = {
     {"members", npz_members, METH_NOARGS,
-     "members()\n--\n\n[(name, method, crc, header_offset, end_offset, compressed, size)] in "
-     "the "
+     "members()\n--\n\n[(name, method, crc, header_offset, end_offset, compressed, size)] in the "
      "directory's order; a member's bytes, local header included, lie within [header_offset, "
      "end_offset)."},
     {"local", npz_local, METH_VARARGS,
-     "local(index, head, /)\n--\n\n(data_offset, 0) from the bytes at header_offset, which are "
-     "held "
+     "local(index, head, /)\n--\n\n(data_offset, 0) from the bytes at header_offset, which are held "
      "against the directory; (0, need) when it takes so many of them."},
     {NULL, NULL, 0, NULL},
 };
@@ -152,8 +121,7 @@ static PyType_Slot npz_slots[] = {
     {Py_tp_doc, (void *)(uintptr_t)"NpzReader(stream)\n--\n\nThe zip directory of an object."},
     {Py_tp_new, npz_new},
     {Py_tp_dealloc, npz_dealloc},
-    {Py_tp_traverse, npz_traverse},
-    {Py_tp_clear, npz_clear},
+    {Py_tp_traverse, bind_format_traverse},
     {Py_tp_methods, npz_methods},
     {0, NULL},
 };
@@ -169,11 +137,8 @@ static PyType_Spec npz_spec = {
 
 /* The stream's own read-ahead brings the input; only a piece of it is here at a time. */
 struct inflater {
-    PyObject_HEAD
-    struct bind_state *state;
-    PyObject *module;
-    PyObject *stream; /* an ObjectReader */
-    PyObject *name;   /* str: for errors */
+    struct bind_format format; /* on an ObjectReader */
+    PyObject *name;            /* str: for errors */
     struct bind_lock lock;
     /* locked{lock} */
     struct s3d_inflate *inflate;
@@ -190,7 +155,7 @@ static int fail_damaged(const struct inflater *self, const char *why)
     struct s3d_error error;
     if (name) {
         s3d_fail(&error, S3D_INTEGRITY, "%.200s is damaged: %.200s", name, why);
-        bind_raise(self->state, &error, bind_reader_uri(self->stream));
+        bind_format_raise(&self->format, &error);
     }
     return -1;
 }
@@ -199,7 +164,7 @@ static int read_input(struct inflater *self)
 {
     uint64_t left = self->end_offset - self->next_offset;
     size_t length = left < INPUT_BYTES ? (size_t)left : INPUT_BYTES;
-    if (bind_reader_read_at(self->stream, self->next_offset, self->input, length)) {
+    if (bind_reader_read_at(self->format.stream, self->next_offset, self->input, length)) {
         return -1;
     }
     self->input_at = 0;
@@ -325,7 +290,7 @@ static int inflater_init(struct inflater *self)
         return -1;
     }
     if (s3d_inflate_new(&self->inflate, &error)) {
-        bind_raise(self->state, &error, NULL);
+        bind_raise(self->format.state, &error, NULL);
         return -1;
     }
     return bind_lock_init(&self->lock);
@@ -335,10 +300,10 @@ static PyObject *inflater_new(PyTypeObject *type, PyObject *args, PyObject *keyw
 {
     static const char *const names[] = {"stream", "name", "offset", "compressed",
                                         "size",   "crc",  NULL};
-    PyObject *module, *stream, *name;
+    PyObject *stream, *name;
     unsigned long long offset, compressed, size;
     unsigned int crc;
-    struct bind_state *state = bind_state_of_type(type, &module);
+    const struct bind_state *state = bind_state_of_type(type, NULL);
     if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!UKKKI:Inflater",
                                                BIND_NAMES(names), state->reader_type, &stream,
                                                &name, &offset, &compressed, &size, &crc)) {
@@ -351,13 +316,10 @@ static PyObject *inflater_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     if (offset > object_bytes || compressed > object_bytes - offset) {
         return PyErr_Format(PyExc_ValueError, "%U: it is not all in the object", name);
     }
-    struct inflater *self = (struct inflater *)type->tp_alloc(type, 0);
+    struct inflater *self = bind_format_new(type, stream);
     if (!self) {
         return NULL;
     }
-    self->state = state;
-    self->module = Py_NewRef(module);
-    self->stream = Py_NewRef(stream);
     self->name = Py_NewRef(name);
     self->next_offset = offset;
     self->end_offset = offset + compressed;
@@ -369,42 +331,21 @@ static PyObject *inflater_new(PyTypeObject *type, PyObject *args, PyObject *keyw
     return (PyObject *)self;
 }
 
-static int inflater_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    struct inflater *self = (struct inflater *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->module);
-    Py_VISIT(self->stream);
-    return 0;
-}
-
-static int inflater_clear(PyObject *object)
-{
-    struct inflater *self = (struct inflater *)object;
-    Py_CLEAR(self->stream);
-    Py_CLEAR(self->module);
-    return 0;
-}
-
 static void inflater_dealloc(PyObject *object)
 {
     struct inflater *self = (struct inflater *)object;
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    inflater_clear(object);
     Py_CLEAR(self->name);
     s3d_inflate_free(self->inflate);
     PyMem_RawFree(self->input);
     bind_lock_fini(&self->lock);
-    type->tp_free(object);
-    Py_DECREF(type);
+    bind_format_dealloc(object);
 }
 
 static PyMethodDef inflater_methods[] = {
     {"readinto", inflater_readinto, METH_O,
-     "readinto(buffer, /)\n--\n\nFills the buffer with what follows, inflated while it "
-     "arrives. With "
-     "the last byte the end and the CRC-32 are checked."},
+     "readinto(buffer, /)\n--\n\nFills the buffer with what follows, inflated while it arrives. "
+     "With the last byte the end and the CRC-32 are checked."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -414,8 +355,7 @@ static PyType_Slot inflater_slots[] = {
                         "A deflated member of an archive, from its start to its end."},
     {Py_tp_new, inflater_new},
     {Py_tp_dealloc, inflater_dealloc},
-    {Py_tp_traverse, inflater_traverse},
-    {Py_tp_clear, inflater_clear},
+    {Py_tp_traverse, bind_format_traverse},
     {Py_tp_methods, inflater_methods},
     {0, NULL},
 };
@@ -427,15 +367,7 @@ static PyType_Spec inflater_spec = {
     .slots = inflater_slots,
 };
 
-static int add_type(PyObject *module, PyType_Spec *spec)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
-    int failed = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
-    Py_XDECREF(type);
-    return failed;
-}
-
 int bind_npz_reader_init(PyObject *module, struct bind_state *Py_UNUSED(state))
 {
-    return add_type(module, &npz_spec) || add_type(module, &inflater_spec) ? -1 : 0;
+    return bind_format_add(module, &npz_spec) || bind_format_add(module, &inflater_spec) ? -1 : 0;
 }

@@ -549,11 +549,6 @@ static PyObject *get_stored_bytes(PyObject *object, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLongLong(bytes);
 }
 
-const char *bind_writer_uri(PyObject *writer)
-{
-    return bind_stream_uri((struct bind_stream *)writer);
-}
-
 /* --- close and abort ---------------------------------------------------------------------- */
 
 static enum s3d_code step_finish(void *context, int64_t timeout_ms, struct s3d_error *error)

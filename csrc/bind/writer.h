@@ -18,6 +18,5 @@ int bind_writer_copy(PyObject *writer, const void *data, size_t length);
 int bind_writer_refer(PyObject *writer, PyObject *owner, const void *data, size_t length);
 int bind_writer_zeros(PyObject *writer, uint64_t length);
 PyObject *bind_refer_buffer(PyObject *module, PyObject *args); /* the same for Python's buffers */
-const char *bind_writer_uri(PyObject *writer);
 
 #endif

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import s3dlio_np
-from s3dlio_np._native import Inflater, NpzReader
+from s3dlio_np._native import ArchiveWriter, Inflater, NpzReader
 from tests.marks import near
 from tests.np.arrays import DTYPES, MIB, Array, filled, kinds, of_dtype, same, stock_savez
 
@@ -285,6 +285,23 @@ def test_no_cycles(s3_own: Any) -> None:
         stream, gone = archive.fid, weakref.ref(archive)
         del archive
         assert gone() is None and stream.closed
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("make", [NpzReader, ArchiveWriter])
+def test_a_cycle_through_the_stream_is_collected(s3_own: Any, make: Any) -> None:
+    s3_own.put("x", stock_savez(a=np.arange(5)))
+    stream: Any = s3dlio_np.open(s3_own.uri("x"), "rb" if make is NpzReader else "wb")
+    gc.disable()
+    try:
+        stream.mine, gone = make(stream), weakref.ref(stream)
+        if make is ArchiveWriter:
+            stream.abort()
+        del stream
+        assert gone() is not None
+        gc.collect()
+        assert gone() is None
     finally:
         gc.enable()
 
