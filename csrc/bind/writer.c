@@ -1,12 +1,7 @@
-#include "bind/writer.h"
+#include "bind/writer_state.h"
 
-#include "bind/buffers.h"
-#include "bind/compress.h"
 #include "bind/errors.h"
-#include "bind/gather.h"
-#include "bind/stream.h"
 #include "bind/target.h"
-#include "core/put.h"
 
 /*
  * How a writer ends:
@@ -19,23 +14,6 @@
  *   no reference     aborts, with a ResourceWarning
  *   exit             the engine aborts (core/engine.h); later calls raise what it says
  */
-/* An object whose memory is being sent, up to this position of the stream. */
-struct kept {
-    PyObject *owner;
-    uint64_t end;
-};
-
-struct writer_object {
-    struct bind_stream stream;
-    struct s3d_put *put;            /* NULL once ended and freed */
-    struct bind_compress *compress; /* NULL: bytes are stored as they are written */
-    /* locked{stream.lock} */
-    uint64_t position;  /* bytes written */
-    PyObject *metadata; /* the dict of close(): it is committed */
-    struct kept *kept;  /* in order of `end`; kept_first of them are gone already */
-    size_t kept_first, kept_count, kept_capacity;
-    bool aborted;
-};
 
 /* --- open --------------------------------------------------------------------------------- */
 
@@ -46,7 +24,7 @@ struct arguments {
     struct s3d_put_options options;
 };
 
-static int open_put(struct writer_object *self, const struct bind_target *target,
+static int open_put(struct bind_writer *self, const struct bind_target *target,
                     const struct bind_transfer *transfer, const struct arguments *arguments)
 {
     struct s3d_error error;
@@ -110,12 +88,12 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         bind_target_open(&target, state, arguments.uri, true)) {
         return NULL;
     }
-    struct writer_object *self = NULL;
+    struct bind_writer *self = NULL;
     const char *uri = bind_target_text(&target);
     if (!bind_transfer_load(&transfer, state, uri, BIND_WRITE, arguments.part_size,
                             arguments.max_concurrency) &&
         !bind_options_load(&arguments.options, uri, arguments.metadata)) {
-        self = (struct writer_object *)type->tp_alloc(type, 0);
+        self = (struct bind_writer *)type->tp_alloc(type, 0);
     }
     if (self && (bind_stream_init(&self->stream, target.name, target.bytes) ||
                  open_put(self, &target, &transfer, &arguments))) {
@@ -128,7 +106,7 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *keywor
 
 /* --- ends --------------------------------------------------------------------------------- */
 
-static void abort_put(struct writer_object *self, const struct s3d_error *why)
+static void abort_put(struct bind_writer *self, const struct s3d_error *why)
 {
     struct s3d_put *put = self->put;
     if (put) {
@@ -138,16 +116,7 @@ static void abort_put(struct writer_object *self, const struct s3d_error *why)
     }
 }
 
-/* Lets go of what lies before `end`: the store has it, or nothing is sent any more. */
-static void release_kept(struct writer_object *self, uint64_t end)
-{
-    while (self->kept_first < self->kept_count && self->kept[self->kept_first].end <= end) {
-        PyObject *owner = self->kept[self->kept_first++].owner;
-        Py_DECREF(owner);
-    }
-}
-
-static void free_put(struct writer_object *self)
+static void free_put(struct bind_writer *self)
 {
     struct s3d_put *put = self->put;
     struct bind_compress *compress = bind_stream_forked(&self->stream) ? NULL : self->compress;
@@ -160,13 +129,12 @@ static void free_put(struct writer_object *self)
         Py_END_ALLOW_THREADS
     }
     if (!bind_stream_forked(&self->stream)) {
-        release_kept(self, UINT64_MAX);
+        bind_writer_release_kept(self, UINT64_MAX);
     }
 }
 
-/* The first failure ends the upload; `code` is what bind_wait returned. Returns NULL. */
-static PyObject *poison(struct writer_object *self, enum s3d_code code,
-                        const struct s3d_error *error)
+PyObject *bind_writer_poison(struct bind_writer *self, enum s3d_code code,
+                             const struct s3d_error *error)
 {
     if (code != S3D_AGAIN) {
         abort_put(self, error);
@@ -184,10 +152,23 @@ static PyObject *poison(struct writer_object *self, enum s3d_code code,
     return NULL;
 }
 
-static PyObject *raise_first_failure(struct writer_object *self)
+static PyObject *raise_first_failure(struct bind_writer *self)
 {
     return bind_raise(self->stream.state, &self->stream.failure.error,
                       bind_stream_uri(&self->stream));
+}
+
+int bind_writer_check(struct bind_writer *self)
+{
+    if (self->stream.failure.error.code) {
+        raise_first_failure(self);
+        return -1;
+    }
+    if (self->stream.closed) {
+        bind_stream_raise_closed();
+        return -1;
+    }
+    return 0;
 }
 
 static void warn_unclosed(PyObject *object)
@@ -207,7 +188,7 @@ static void warn_unclosed(PyObject *object)
  * dropped. */
 static void writer_finalize(PyObject *object)
 {
-    struct writer_object *self = (struct writer_object *)object;
+    struct bind_writer *self = (struct bind_writer *)object;
     PyObject *exception = bind_take_exception();
     if (self->put && !self->stream.closed) {
         if (!self->stream.failure.error.code && !bind_stream_forked(&self->stream) &&
@@ -227,14 +208,14 @@ static void writer_dealloc(PyObject *object)
         return;
     }
     PyObject_GC_UnTrack(object);
-    Py_CLEAR(((struct writer_object *)object)->metadata);
-    PyMem_Free(((struct writer_object *)object)->kept);
+    Py_CLEAR(((struct bind_writer *)object)->metadata);
+    PyMem_Free(((struct bind_writer *)object)->kept);
     bind_stream_dealloc(object);
 }
 
 static int writer_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    struct writer_object *self = (struct writer_object *)object;
+    struct bind_writer *self = (struct bind_writer *)object;
     Py_VISIT(self->metadata);
     for (size_t i = self->kept_first; i < self->kept_count; i++) {
         Py_VISIT(self->kept[i].owner);
@@ -244,316 +225,15 @@ static int writer_traverse(PyObject *object, visitproc visit, void *arg)
 
 static int writer_clear(PyObject *object)
 {
-    Py_CLEAR(((struct writer_object *)object)->metadata);
+    Py_CLEAR(((struct bind_writer *)object)->metadata);
     return bind_stream_clear(object);
-}
-
-/* --- writing ------------------------------------------------------------------------------ */
-
-/* 0, or -1 with an exception when nothing can be written any more. */
-static int check_writable(struct writer_object *self)
-{
-    if (self->stream.failure.error.code) {
-        raise_first_failure(self);
-        return -1;
-    }
-    if (self->stream.closed) {
-        bind_stream_raise_closed();
-        return -1;
-    }
-    return 0;
-}
-
-struct write_step {
-    struct s3d_put *put;
-    struct bind_compress *compress;
-    const void *data;
-    size_t length;
-    size_t written;
-};
-
-static enum s3d_code step_write(void *context, int64_t timeout_ms, struct s3d_error *error)
-{
-    struct write_step *step = context;
-    return s3d_put_write(step->put, step->data, step->length, &step->written, timeout_ms,
-                         error);
-}
-
-static enum s3d_code step_compress(void *context, int64_t timeout_ms, struct s3d_error *error)
-{
-    struct write_step *step = context;
-    return bind_compress_write(step->compress, step->put, step->data, step->length,
-                               &step->written, timeout_ms, error);
-}
-
-/* `how`, unless the bytes are compressed on the way. */
-static enum s3d_code run_write(struct writer_object *self, bind_step *how, const void *data,
-                               size_t length, struct s3d_error *error)
-{
-    struct write_step step = {self->put, self->compress, data, length, 0};
-    return bind_wait(self->compress ? step_compress : how, &step, error);
-}
-
-/* Of strided memory gathered at once. */
-enum { GATHER_BYTES = 256 * 1024 };
-
-static enum s3d_code write_bytes(struct writer_object *self, const void *data, size_t length,
-                                 struct s3d_error *error)
-{
-    return run_write(self, step_write, data, length, error);
-}
-
-static size_t gather_next(struct bind_gather *gather, char *scratch)
-{
-    size_t piece;
-    Py_BEGIN_ALLOW_THREADS
-    piece = bind_gather_next(gather, scratch, GATHER_BYTES);
-    Py_END_ALLOW_THREADS
-    return piece;
-}
-
-static enum s3d_code write_strided(struct writer_object *self, const Py_buffer *view,
-                                   struct s3d_error *error)
-{
-    struct bind_gather gather;
-    enum s3d_code code = S3D_OK;
-    char *scratch = PyMem_RawMalloc(GATHER_BYTES);
-    if (!scratch) {
-        return s3d_fail_memory(error, GATHER_BYTES);
-    }
-    bind_gather_init(&gather, view);
-    for (size_t piece; !code && (piece = gather_next(&gather, scratch)) > 0;) {
-        code = write_bytes(self, scratch, piece, error);
-    }
-    PyMem_RawFree(scratch);
-    return code;
-}
-
-static PyObject *write_view(struct writer_object *self, const Py_buffer *view)
-{
-    struct s3d_error error;
-    enum s3d_code code = S3D_OK;
-    if (check_writable(self)) {
-        return NULL;
-    }
-    if (view->len) {
-        code = PyBuffer_IsContiguous(view, 'A')
-                   ? write_bytes(self, view->buf, (size_t)view->len, &error)
-                   : write_strided(self, view, &error);
-    }
-    if (code) {
-        return poison(self, code, &error);
-    }
-    self->position += (uint64_t)view->len;
-    return PyLong_FromSsize_t(view->len);
-}
-
-static PyObject *write_object(PyObject *object, PyObject *data, bool encode)
-{
-    struct writer_object *self = (struct writer_object *)object;
-    Py_buffer view;
-    if (bind_buffer_to_read(data, &view, "write()", encode)) {
-        return NULL;
-    }
-    PyObject *result = NULL;
-    if (!bind_stream_enter(&self->stream)) {
-        result = write_view(self, &view);
-        bind_stream_leave(&self->stream);
-    }
-    PyBuffer_Release(&view);
-    return result;
-}
-
-static PyObject *writer_write(PyObject *object, PyObject *data)
-{
-    return write_object(object, data, false);
-}
-
-static PyObject *writer_write_or_encode(PyObject *object, PyObject *data)
-{
-    return write_object(object, data, true);
-}
-
-/* --- appending from C ---------------------------------------------------------------------- */
-
-static enum s3d_code step_refer(void *context, int64_t timeout_ms, struct s3d_error *error)
-{
-    struct write_step *step = context;
-    return s3d_put_refer(step->put, step->data, step->length, &step->written, timeout_ms, error);
-}
-
-static int keep(struct writer_object *self, PyObject *owner, uint64_t end)
-{
-    release_kept(self, s3d_put_stored_bytes(self->put));
-    if (self->kept_first == self->kept_count) {
-        self->kept_first = self->kept_count = 0;
-    }
-    if (self->kept_count == self->kept_capacity) {
-        size_t capacity = self->kept_capacity ? self->kept_capacity * 2 : 64;
-        struct kept *larger = PyMem_Realloc(self->kept, capacity * sizeof *larger);
-        if (!larger) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        self->kept = larger;
-        self->kept_capacity = capacity;
-    }
-    self->kept[self->kept_count++] = (struct kept){Py_NewRef(owner), end};
-    return 0;
-}
-
-static int append_locked(struct writer_object *self, PyObject *owner, const void *data,
-                         size_t length, bind_step *how)
-{
-    struct s3d_error error;
-    if (check_writable(self) ||
-        (owner && !self->compress && keep(self, owner, self->position + length))) {
-        return -1;
-    }
-    enum s3d_code code = length ? run_write(self, how, data, length, &error) : S3D_OK;
-    if (code) {
-        poison(self, code, &error);
-        return -1;
-    }
-    self->position += length;
-    return 0;
-}
-
-static int append(PyObject *writer, PyObject *owner, const void *data, size_t length,
-                  bind_step *how)
-{
-    struct writer_object *self = (struct writer_object *)writer;
-    if (bind_stream_enter(&self->stream)) {
-        return -1;
-    }
-    int failed = append_locked(self, owner, data, length, how);
-    bind_stream_leave(&self->stream);
-    return failed;
-}
-
-int bind_writer_copy(PyObject *writer, const void *data, size_t length)
-{
-    return append(writer, NULL, data, length, step_write);
-}
-
-int bind_writer_refer(PyObject *writer, PyObject *owner, const void *data, size_t length)
-{
-    return append(writer, owner, data, length, step_refer);
-}
-
-PyObject *bind_refer_buffer(PyObject *module, PyObject *args)
-{
-    const struct bind_state *state = PyModule_GetState(module);
-    PyObject *writer, *data;
-    Py_buffer view;
-    if (!PyArg_ParseTuple(args, "O!O:refer", state->writer_type, &writer, &data) ||
-        bind_buffer_to_read(data, &view, "refer()", false)) {
-        return NULL;
-    }
-    size_t length = (size_t)view.len;
-    bool as_it_lies = length >= S3D_REFER_MIN_BYTES && PyBuffer_IsContiguous(&view, 'A');
-    PyObject *result = NULL;
-    /* A memoryview holds the buffer itself: nobody can resize what it lies in. */
-    PyObject *owner = as_it_lies && view.obj ? PyMemoryView_FromObject(view.obj) : NULL;
-    if (owner && !bind_writer_refer(writer, owner, view.buf, length)) {
-        result = PyLong_FromSize_t(length);
-    } else if (!owner) {
-        PyErr_Clear(); /* datetime64 has no such view */
-        result = write_object(writer, data, false);
-    }
-    Py_XDECREF(owner);
-    PyBuffer_Release(&view);
-    return result;
-}
-
-int bind_writer_zeros(PyObject *writer, uint64_t length)
-{
-    static const char zeros[1024 * 1024]; /* lives as long as any stream */
-    while (length) {
-        size_t piece = length < sizeof zeros ? (size_t)length : sizeof zeros;
-        if (append(writer, NULL, zeros, piece, step_refer)) {
-            return -1;
-        }
-        length -= piece;
-    }
-    return 0;
-}
-
-static PyObject *writer_expect(PyObject *object, PyObject *argument)
-{
-    struct writer_object *self = (struct writer_object *)object;
-    unsigned long long bytes = PyLong_AsUnsignedLongLong(argument);
-    if ((bytes == (unsigned long long)-1 && PyErr_Occurred()) ||
-        bind_stream_enter(&self->stream)) {
-        return NULL;
-    }
-    int failed = check_writable(self);
-    struct s3d_put *put = self->put;
-    if (!failed) {
-        Py_BEGIN_ALLOW_THREADS
-        s3d_put_expect(put, bytes);
-        Py_END_ALLOW_THREADS
-    }
-    bind_stream_leave(&self->stream);
-    return failed ? NULL : Py_NewRef(Py_None);
-}
-
-/* --- taking memory back -------------------------------------------------------------------- */
-
-struct let_go_step {
-    struct s3d_put *put;
-    uint64_t end;
-};
-
-static enum s3d_code step_let_go(void *context, int64_t timeout_ms, struct s3d_error *error)
-{
-    const struct let_go_step *step = context;
-    return s3d_put_let_go(step->put, step->end, timeout_ms, error);
-}
-
-static PyObject *let_go_locked(struct writer_object *self, uint64_t end)
-{
-    struct s3d_error error;
-    struct let_go_step step = {self->put, end};
-    if (check_writable(self)) {
-        return NULL;
-    }
-    enum s3d_code code = bind_wait(step_let_go, &step, &error);
-    if (code) {
-        return poison(self, code, &error);
-    }
-    release_kept(self, end);
-    Py_RETURN_NONE;
-}
-
-static PyObject *writer_let_go(PyObject *object, PyObject *argument)
-{
-    struct writer_object *self = (struct writer_object *)object;
-    unsigned long long end = PyLong_AsUnsignedLongLong(argument);
-    if ((end == (unsigned long long)-1 && PyErr_Occurred()) ||
-        bind_stream_enter(&self->stream)) {
-        return NULL;
-    }
-    PyObject *result = let_go_locked(self, end);
-    bind_stream_leave(&self->stream);
-    return result;
-}
-
-static PyObject *get_stored_bytes(PyObject *object, void *Py_UNUSED(closure))
-{
-    struct writer_object *self = (struct writer_object *)object;
-    /* Freed once committed, and then the store has all; or after a failure, and then nothing. */
-    uint64_t bytes = self->put        ? s3d_put_stored_bytes(self->put)
-                     : self->metadata ? self->position
-                                      : 0;
-    return PyLong_FromUnsignedLongLong(bytes);
 }
 
 /* --- close and abort ---------------------------------------------------------------------- */
 
 static enum s3d_code step_finish(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
-    struct writer_object *self = context;
+    struct bind_writer *self = context;
     enum s3d_code code = S3D_OK;
     if (self->compress) {
         code = bind_compress_finish(self->compress, self->put, timeout_ms, error);
@@ -561,7 +241,7 @@ static enum s3d_code step_finish(void *context, int64_t timeout_ms, struct s3d_e
     return code ? code : s3d_put_finish(self->put, timeout_ms, error);
 }
 
-static PyObject *new_metadata(const struct writer_object *self)
+static PyObject *new_metadata(const struct bind_writer *self)
 {
     unsigned long long bytes = s3d_put_bytes(self->put);
     return Py_BuildValue("{s:K,s:K,s:s,s:O}", "size", bytes, "bytes_written",
@@ -569,7 +249,7 @@ static PyObject *new_metadata(const struct writer_object *self)
                          s3d_put_etag(self->put), "uri", self->stream.name);
 }
 
-static PyObject *raise_aborted(struct writer_object *self)
+static PyObject *raise_aborted(struct bind_writer *self)
 {
     struct s3d_error error;
     s3d_fail(&error, S3D_CANCELLED,
@@ -577,12 +257,12 @@ static PyObject *raise_aborted(struct writer_object *self)
     return bind_raise(self->stream.state, &error, bind_stream_uri(&self->stream));
 }
 
-static PyObject *commit(struct writer_object *self)
+static PyObject *commit(struct bind_writer *self)
 {
     struct s3d_error error;
     enum s3d_code code = bind_wait(step_finish, self, &error);
     if (code) {
-        poison(self, code, &error);
+        bind_writer_poison(self, code, &error);
         if (self->stream.failure.error.code) {
             self->stream.closed = true;
         }
@@ -597,7 +277,7 @@ static PyObject *commit(struct writer_object *self)
     return Py_NewRef(self->metadata);
 }
 
-static PyObject *close_locked(struct writer_object *self)
+static PyObject *close_locked(struct bind_writer *self)
 {
     if (self->metadata) {
         return Py_NewRef(self->metadata);
@@ -612,7 +292,7 @@ static PyObject *close_locked(struct writer_object *self)
 
 static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    struct writer_object *self = (struct writer_object *)object;
+    struct bind_writer *self = (struct bind_writer *)object;
     if (self->metadata) {
         return Py_NewRef(self->metadata);
     }
@@ -625,7 +305,7 @@ static PyObject *writer_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 }
 
 /* A close() that Ctrl-C left just after the commit: too late to abort, close() has to tell. */
-static int keep_late_commit(struct writer_object *self, bool forked)
+static int keep_late_commit(struct bind_writer *self, bool forked)
 {
     if (forked || self->metadata || !self->put || !s3d_put_finished(self->put)) {
         return 0;
@@ -635,7 +315,7 @@ static int keep_late_commit(struct writer_object *self, bool forked)
 }
 
 /* Nothing to do when it has ended before: committed, failed, aborted. */
-static int abort_writer(struct writer_object *self)
+static int abort_writer(struct bind_writer *self)
 {
     bool forked =
         bind_stream_forked(&self->stream); /* then core only forgets; no lock: see reader */
@@ -656,7 +336,7 @@ static int abort_writer(struct writer_object *self)
 
 static PyObject *writer_abort(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    if (abort_writer((struct writer_object *)object)) {
+    if (abort_writer((struct bind_writer *)object)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -666,7 +346,7 @@ static PyObject *writer_abort(PyObject *object, PyObject *Py_UNUSED(ignored))
  * zipfile and torch go on after a Ctrl-C, fail on the stream that it has ended, and let that failure
  * out of the `with` body: then the interrupt is raised in its place. 0, or -1 with the exception.
  */
-static int raise_hidden_interrupt(const struct writer_object *self, PyObject *passing)
+static int raise_hidden_interrupt(const struct bind_writer *self, PyObject *passing)
 {
     PyObject *interrupt = self->stream.failure.interrupt;
     if (!interrupt || interrupt == passing ||
@@ -682,7 +362,7 @@ static int raise_hidden_interrupt(const struct writer_object *self, PyObject *pa
 
 static PyObject *writer_exit(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
-    struct writer_object *self = (struct writer_object *)object;
+    struct bind_writer *self = (struct bind_writer *)object;
     if (count != 3) {
         PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)", count);
         return NULL;
@@ -715,7 +395,7 @@ static PyObject *writer_flush(PyObject *object, PyObject *Py_UNUSED(ignored))
 
 static PyObject *writer_tell(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    struct writer_object *self = (struct writer_object *)object;
+    struct bind_writer *self = (struct bind_writer *)object;
     if (self->stream.closed) {
         return bind_stream_raise_closed();
     }
@@ -737,32 +417,42 @@ static PyObject *refuse(PyObject *object, PyObject *const *Py_UNUSED(args),
     return NULL;
 }
 
+static PyObject *get_stored_bytes(PyObject *object, void *Py_UNUSED(closure))
+{
+    struct bind_writer *self = (struct bind_writer *)object;
+    /* Freed once committed, and then the store has all; or after a failure, and then nothing. */
+    uint64_t bytes = self->put        ? s3d_put_stored_bytes(self->put)
+                     : self->metadata ? self->position
+                                      : 0;
+    return PyLong_FromUnsignedLongLong(bytes);
+}
+
 static PyObject *get_mode(PyObject *Py_UNUSED(object), void *Py_UNUSED(closure))
 {
     return PyUnicode_FromString("wb");
 }
 
 static PyMethodDef writer_methods[] = {
-    {"write", writer_write, METH_O,
+    {"write", bind_writer_write, METH_O,
      "write(buffer, /)\n--\n\nTakes all of a buffer of any dtype: in memory order where it is C- or "
      "F-contiguous, else in its logical (C) order.\n\nAn object without a buffer that has tobytes() "
      "is taken by that. Text and all else is a TypeError, and changes nothing. Nothing refers to "
      "the memory afterwards. Returns the size in bytes."},
-    {"_write_or_encode", writer_write_or_encode, METH_O,
+    {"_write_or_encode", bind_writer_write_or_encode, METH_O,
      "_write_or_encode(data, /)\n--\n\nThe same; str, and what has encode(), is encoded."},
     {"close", writer_close, METH_NOARGS,
      "close()\n--\n\nMakes the object visible and returns {size, bytes_written, etag, uri}.\n\n"
      "Again returns the same dict. After a failure it raises that failure, each time."},
     {"abort", writer_abort, METH_NOARGS,
      "abort()\n--\n\nEnds without writing the object; nothing of it stays in the store."},
-    {"expect", writer_expect, METH_O,
+    {"expect", bind_writer_expect, METH_O,
      "expect(nbytes, /)\n--\n\nTells how many bytes are about to come (a hint), all of them from "
      "memory that is filled already: for a far store they are then shared out over the connections "
      "in larger parts."},
     {"flush", writer_flush, METH_NOARGS,
      "flush()\n--\n\nDoes nothing: an object becomes visible by close() alone."},
     {"tell", writer_tell, METH_NOARGS, "tell()\n--\n\nBytes written so far."},
-    {"let_go", writer_let_go, METH_O,
+    {"let_go", bind_writer_let_go, METH_O,
      "let_go(end, /)\n--\n\nReturns once no memory that was given before position `end` is in use "
      "any more: its bytes are in the store, or were copied for a part that is not full yet."},
     {"read", BIND_FAST(refuse), METH_FASTCALL, "Not for writers: io.UnsupportedOperation."},
@@ -809,7 +499,7 @@ static PyType_Slot writer_slots[] = {
 
 static PyType_Spec writer_spec = {
     .name = "s3dlio_np._native.ObjectWriter",
-    .basicsize = sizeof(struct writer_object),
+    .basicsize = sizeof(struct bind_writer),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = writer_slots,
 };
