@@ -3,6 +3,8 @@
 #include "bind/buffers.h"
 #include "bind/gather.h"
 
+#include <string.h>
+
 enum { GATHER_BYTES = 256 * 1024 /* of strided memory, gathered at once */ };
 
 /* --- writing ------------------------------------------------------------------------------ */
@@ -133,8 +135,11 @@ void bind_writer_release_kept(struct bind_writer *self, uint64_t end)
 static int keep(struct bind_writer *self, PyObject *owner, uint64_t end)
 {
     bind_writer_release_kept(self, s3d_put_stored_bytes(self->put));
-    if (self->kept_first == self->kept_count) {
-        self->kept_first = self->kept_count = 0;
+    size_t waiting = self->kept_count - self->kept_first;
+    if (self->kept_first > waiting) { /* rarely: a stream of many records seldom waits for none */
+        memmove(self->kept, self->kept + self->kept_first, waiting * sizeof *self->kept);
+        self->kept_first = 0;
+        self->kept_count = waiting;
     }
     if (self->kept_count == self->kept_capacity) {
         size_t capacity = self->kept_capacity ? self->kept_capacity * 2 : 64;
