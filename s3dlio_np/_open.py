@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import warnings
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import Any, Literal, TypedDict, overload
 
 from s3dlio_np._native import ObjectReader, ObjectWriter
 from s3dlio_np._options import WriterOptions, native_options
 from s3dlio_np._typing import Uri
-
-if TYPE_CHECKING:
-    pass
 
 BinaryReadMode = Literal["rb"]
 BinaryWriteMode = Literal["wb"]
@@ -20,7 +17,11 @@ TextMode = Literal["r", "rt", "w", "wt"]
 
 
 class WriteResult(TypedDict):
-    """What close() of a writer tells of the object that it made visible."""
+    """What close() of a writer tells of the object that it made visible.
+
+    size: bytes of the object. bytes_written: bytes that were written to the stream, which differ from
+    it with compression. etag: the version, as the store names it. uri: as it was given.
+    """
 
     size: int
     bytes_written: int
@@ -102,9 +103,9 @@ def open(
     A reader's read() copies the object's bytes once, into the result; readinto() fills the caller's
     memory (any contiguous buffer) without a copy in between. A writer's write() takes any buffer and
     keeps no reference to it: memory order where it is C- or F-contiguous, else logical (C) order;
-    what has no buffer but tobytes() is taken by that, and str is a TypeError. close() makes the object visible and returns
-    {size, bytes_written, etag, uri}; leaving `with` by an exception, abort(), or dropping the writer
-    leaves nothing behind.
+    what has no buffer but tobytes() is taken by that, and str is a TypeError. close() makes the object
+    visible and returns {size, bytes_written, etag, uri}; leaving `with` by an exception, abort(), or
+    dropping the writer leaves nothing behind.
 
     A compressed object is read on at no cost. A seek further back than 64 KiB begins anew with a frame,
     and its size may have to be found by reading it to the end (size, seek from the end), unless it
@@ -113,7 +114,8 @@ def open(
 
     Raises FileNotFoundError for a missing object, PermissionError when access is refused or there
     are no credentials, ValueError for a wrong argument, StorageError (which all but ValueError are)
-    for the rest. With if_none_match FileExistsError at close(), with if_match ObjectChangedError. Where
+    for the rest. With if_none_match FileExistsError at close(), with if_match ObjectChangedError. A
+    reader raises ObjectChangedError when the object is replaced while it is read. Where
     AWS_RESPONSE_CHECKSUM_VALIDATION asks for checks, IntegrityError from the read of the last byte, or
     from open() of a small object, for bytes that are not those stored.
     """

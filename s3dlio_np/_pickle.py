@@ -68,7 +68,8 @@ def load_pickle(
         Anything else is refused before it is looked up, with a pickle.UnpicklingError that names
         it. Data of Python's own types and NumPy arrays can be told from the rest so; it is no
         sandbox: what an allowed class does with a pickle's data is that class's affair.
-        {"numpy.ndarray", "numpy.dtype", "numpy._core.numeric._frombuffer"} lets arrays through.
+        {"numpy.ndarray", "numpy.dtype", "numpy._core.numeric._frombuffer"} lets arrays through
+        (numpy.core.numeric before NumPy 2).
     part_size (bytes), max_concurrency, decompress: as for open().
 
     Arrays pickled with protocol 5 come back writable, over memory of their own. Raises what

@@ -26,11 +26,10 @@ def configure(
     requests say besides: request_payer ("requester"), expected_bucket_owner, sse ("AES256",
     "aws:kms", "aws:kms:dsse"), sse_kms_key_id, sse_kms_context, sse_bucket_key ("true", "false"),
     sse_customer_key (32 bytes in base64: SSE-C; only over https:// or to loopback). Where
-    credentials are fetched:
-    sts_endpoint, sso_endpoint, role_arn, role_session_name, web_identity_token_file,
-    container_relative_uri, container_full_uri, container_token, container_token_file,
-    metadata_disabled ("true", "false"), metadata_endpoint, metadata_mode ("IPv4", "IPv6"),
-    metadata_timeout_s, metadata_attempts.
+    credentials are fetched: sts_endpoint, sso_endpoint, role_arn, role_session_name,
+    web_identity_token_file, container_relative_uri, container_full_uri, container_token,
+    container_token_file, metadata_disabled ("true", "false"), metadata_endpoint, metadata_mode
+    ("IPv4", "IPv6"), metadata_timeout_s, metadata_attempts.
 
     credentials: a callable without arguments that returns (access_key, secret_key, session_token or
     None, expiry or None), asked by a thread of its own when the first stream needs keys and again
@@ -40,7 +39,8 @@ def configure(
     AccessDeniedError, by kind and text. It must not itself open s3:// streams that need it.
 
     They count for streams opened afterwards. They are set in order; those before a wrong one stay
-    set. Raises ValueError naming a setting that does not exist or a value out of range.
+    set. Raises ValueError naming a setting that does not exist or a value out of range, TypeError
+    for a value of another kind and for a callback that cannot be called.
     """
     if credentials is not ...:
         set_callback(credentials)

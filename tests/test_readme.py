@@ -1,7 +1,9 @@
-"""What README.md shows under "Use it" runs as it stands there."""
+"""What README.md shows runs as it stands there; recipes for other libraries in tests/interop."""
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,3 +34,33 @@ def test_use_it(s3_own: Any) -> None:
     np.testing.assert_array_equal(s3dlio_np.load("s3://bucket/big.npz")["images"], images)
     expected = ["big.npz", "data.npz", "log.bin", "results.pkl", "run1/step1000.pt"]
     assert sorted(s3_own.objects()) == expected
+
+
+def test_credentials(s3_own: Any) -> None:
+    (code,) = readme.blocks("Credentials")
+    asked = []
+
+    def read(name: str) -> SimpleNamespace:
+        asked.append(name)
+        return SimpleNamespace(
+            access_key="testkey", secret_key="testsecret", session_token=None, expiry=None
+        )
+
+    try:
+        readme.run(code, {"vault": SimpleNamespace(read=read)})
+        s3dlio_np.put(s3_own.uri("x"), b"1")
+    finally:
+        s3dlio_np.configure(credentials=None)
+    assert asked == ["s3"] and list(s3_own.objects()) == ["x"]
+
+
+def test_no_code_is_left_out() -> None:
+    tested = ["Use it", "With other libraries", "Credentials"]
+    found = re.findall(r"^```python$", readme.TEXT, re.MULTILINE)
+    assert len(found) == sum(len(readme.blocks(title)) for title in tested) > 10
+
+
+def test_configure_names_every_setting() -> None:
+    names = re.findall(r"^\| `.*? \| `(\w+)` \|", readme.TEXT, re.MULTILINE)
+    told = set(re.findall(r"\w+", s3dlio_np.configure.__doc__ or ""))
+    assert len(names) > 40 and set(names) <= told

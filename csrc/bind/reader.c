@@ -326,8 +326,11 @@ static PyGetSetDef reader_getters[] = {
 
 static PyType_Slot reader_slots[] = {
     {Py_tp_doc,
-     (void *)(uintptr_t) "ObjectReader(uri, *, part_size=None, max_concurrency=None)\n"
-                         "--\n\nAn object as a seekable binary file."},
+     (void *)(uintptr_t) "ObjectReader(uri, *, part_size=None, max_concurrency=None, "
+                         "decompress=None)\n"
+                         "--\n\nAn object as a seekable binary file: what open(uri, \"rb\") returns, "
+                         "and whose arguments\nand exceptions these are. Any thread may read; one "
+                         "at a time does."},
     {Py_tp_new, reader_new},
     {Py_tp_dealloc, reader_dealloc},
     {Py_tp_finalize, reader_finalize},

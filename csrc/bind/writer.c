@@ -483,8 +483,9 @@ static PyType_Slot writer_slots[] = {
      (void *)(uintptr_t) "ObjectWriter(uri, *, part_size=None, max_concurrency=None, "
                          "content_type=None, content_encoding=None, storage_class=None, "
                          "metadata=None, if_none_match=False, expected_size=0, "
-                         "checksum=None, if_match=None)\n"
-                         "--\n\nAn object being written; close() makes it visible."},
+                         "checksum=None, zstd_level=0, if_match=None)\n"
+                         "--\n\nAn object being written; close() makes it visible: what open(uri, "
+                         "\"wb\") returns. Its\nfurther arguments are made of WriterOptions."},
     {Py_tp_new, writer_new},
     {Py_tp_dealloc, writer_dealloc},
     {Py_tp_finalize, writer_finalize},
