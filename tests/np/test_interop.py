@@ -144,6 +144,22 @@ def test_npz_read_here(target: Any, save: Any) -> None:
     assert wrong == []
 
 
+def test_stock_npz_and_npy_are_read(target: Any) -> None:
+    stock = io.BytesIO()
+    np.savez(stock)  # 22 bytes: zipfile seeks before its start
+    target.write("empty.npz", stock.getvalue())
+    with s3dlio_np.open(target.uri("empty.npz")) as stream:
+        assert np.load(stream).files == []
+    stock = io.BytesIO()
+    np.save(stock, np.arange(5))
+    np.save(stock, np.array([None, "x"], object))
+    target.write("two.npy", stock.getvalue())
+    with s3dlio_np.open(target.uri("two.npy")) as stream:
+        np.testing.assert_array_equal(np.load(stream), np.arange(5))
+        assert np.load(stream, allow_pickle=True).tolist() == [None, "x"]
+        assert stream.read() == b""
+
+
 def test_one_member_costs_a_few_requests(s3_own: Any) -> None:
     arrays: dict[str, Any] = {f"m{i}": np.full(300_000, i) for i in range(20)}
     s3_own.put("a.npz", stock_bytes(lambda file: np.savez(file, **arrays)))
