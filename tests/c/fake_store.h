@@ -55,6 +55,8 @@ void fake_engine(const char *settings);
 struct s3d_engine *fake_running_engine(void);
 
 struct fake_store *fake_open(void); /* exits on failure */
+/* The same, with `size` bytes of the pattern `seed` under "object". */
+struct fake_store *fake_open_with(size_t size, uint64_t seed);
 S3D_MUST_USE enum s3d_code fake_try_open(struct fake_store **fake, struct s3d_error *error);
 /* Checks that nobody else holds the store and that no upload is open, and frees it. */
 void fake_close(struct fake_store *fake);

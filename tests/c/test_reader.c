@@ -8,16 +8,6 @@
 
 enum { KIB = 1024, MIB = 1024 * KIB, TAIL = 256 * KIB, BLOCK = 256 * KIB };
 
-static struct fake_store *open_with_object(size_t size)
-{
-    struct fake_store *fake = fake_open();
-    char *data = fake_memory(size);
-    fake_pattern(data, size, 3);
-    fake_put_object(fake, "object", data, size);
-    free(data);
-    return fake;
-}
-
 static struct s3d_reader *start_reader(struct fake_store *fake, unsigned concurrency)
 {
     struct s3d_reader_plan plan = {
@@ -84,7 +74,7 @@ static void test_sequential(void)
 {
     static const size_t pieces[] = {4096, 100003, MIB - 1, MIB, 3 * MIB, 16 * MIB};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        struct fake_store *fake = open_with_object(sizes[i]);
+        struct fake_store *fake = fake_open_with(sizes[i], 3);
         for (size_t j = 0; j < sizeof pieces / sizeof *pieces; j++) {
             struct s3d_reader *reader = open_reader(fake, j % 2 ? 4 : 1);
             CHECK(s3d_reader_object(reader)->size_bytes == sizes[i]);
@@ -99,7 +89,7 @@ static void test_sequential(void)
 
 static void test_small_object_is_one_request(void)
 {
-    struct fake_store *fake = open_with_object(TAIL);
+    struct fake_store *fake = fake_open_with(TAIL, 3);
     struct s3d_reader *reader = open_reader(fake, 4);
     CHECK(s3d_reader_buffered(reader, 0) == TAIL && s3d_reader_buffered(reader, TAIL) == 0);
     check_read(reader, 0, TAIL, 0);
@@ -129,7 +119,7 @@ static void random_reads(struct fake_store *fake, size_t size, unsigned concurre
 static void test_random(void)
 {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        struct fake_store *fake = open_with_object(sizes[i]);
+        struct fake_store *fake = fake_open_with(sizes[i], 3);
         random_reads(fake, sizes[i], 1, -1, 40);
         random_reads(fake, sizes[i], 3, -1, 40);
         fake_rule(fake,
@@ -146,7 +136,7 @@ static void test_random(void)
 /* With one request in flight there are two blocks, and both may lie ahead of where a read begins. */
 static void test_blocks_ahead_of_a_read(void)
 {
-    struct fake_store *fake = open_with_object(4 * MIB);
+    struct fake_store *fake = fake_open_with(4 * MIB, 3);
     for (unsigned concurrency = 1; concurrency <= 3; concurrency++) {
         struct s3d_reader *reader = open_reader(fake, concurrency);
         for (unsigned i = concurrency + 1; i >= 1; i--) {
@@ -164,7 +154,7 @@ static void test_blocks_ahead_of_a_read(void)
 static void test_empty(void)
 {
     for (int range = 0; range <= 1; range++) {
-        struct fake_store *fake = open_with_object(0);
+        struct fake_store *fake = fake_open_with(0, 3);
         fake_set_empty_is_range(fake, range);
         struct s3d_reader *reader = open_reader(fake, 4);
         CHECK(s3d_reader_object(reader)->size_bytes == 0);
@@ -182,7 +172,7 @@ static void test_empty(void)
 /* A run of small reads has several blocks on their way at once. */
 static void test_read_ahead_is_parallel(void)
 {
-    struct fake_store *fake = open_with_object(16 * MIB);
+    struct fake_store *fake = fake_open_with(16 * MIB, 3);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 2});
     struct s3d_reader *reader = open_reader(fake, 4);
     fake_counters_clear(fake);
@@ -208,7 +198,7 @@ static void test_read_ahead_is_parallel(void)
 static void test_far_run(void)
 {
     enum { READ = 2 * MIB, SIZE = 32 * MIB };
-    struct fake_store *fake = open_with_object(SIZE);
+    struct fake_store *fake = fake_open_with(SIZE, 3);
     fake_set_distance(fake, 10000, 100000000);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 2});
     struct s3d_reader *reader = open_reader(fake, 4);
@@ -240,7 +230,7 @@ static void test_far_run(void)
 /* Long reads anywhere are no run: nothing of consequence is fetched beyond them. */
 static void test_far_jumps(void)
 {
-    struct fake_store *fake = open_with_object(32 * MIB);
+    struct fake_store *fake = fake_open_with(32 * MIB, 3);
     fake_set_distance(fake, 10000, 100000000);
     struct s3d_reader *reader = open_reader(fake, 4);
     fake_counters_clear(fake);
@@ -262,7 +252,7 @@ static void test_far_jumps(void)
 static void test_concurrency(void)
 {
     for (unsigned concurrency = 1; concurrency <= 4; concurrency++) {
-        struct fake_store *fake = open_with_object(16 * MIB);
+        struct fake_store *fake = fake_open_with(16 * MIB, 3);
         fake_rule(fake,
                   (struct fake_rule){.verb = S3D_VERB_GET, .times = 100000, .delay_ms = 1});
         struct s3d_reader *reader = open_reader(fake, concurrency);
@@ -280,7 +270,7 @@ static void test_concurrency(void)
 
 static void test_direct(void)
 {
-    struct fake_store *fake = open_with_object(10 * MIB);
+    struct fake_store *fake = fake_open_with(10 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 4);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 4, .hold = true});
     char *data = fake_memory(8 * MIB);
@@ -307,7 +297,7 @@ static void test_direct(void)
 /* An AGAIN'd direct read is dropped: nothing writes into its memory any more. */
 static void test_cancel_direct(void)
 {
-    struct fake_store *fake = open_with_object(10 * MIB);
+    struct fake_store *fake = fake_open_with(10 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 4);
     for (int round = 0; round < 4; round++) {
         fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
@@ -340,7 +330,7 @@ static void test_cancel_direct(void)
 /* A cancelled small read leaves its block loading; other reads go on. */
 static void test_cancel_small(void)
 {
-    struct fake_store *fake = open_with_object(4 * MIB);
+    struct fake_store *fake = fake_open_with(4 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 2);
     unsigned rule = fake_rule(
         fake,
@@ -362,7 +352,7 @@ static void test_cancel_small(void)
 /* Back into what is cached: no request. */
 static void test_backward(void)
 {
-    struct fake_store *fake = open_with_object(8 * MIB);
+    struct fake_store *fake = fake_open_with(8 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 4);
     check_read(reader, MIB, 1000, -1);
     check_read(reader, MIB + 1000, 1000, -1);
@@ -401,7 +391,7 @@ static void test_does_not_open(void)
 
 static void test_slow_opening(void)
 {
-    struct fake_store *fake = open_with_object(100);
+    struct fake_store *fake = fake_open_with(100, 3);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 1, .hold = true});
     struct s3d_reader *reader = start_reader(fake, 4);
     CHECK_CODE(s3d_reader_wait_open(reader, 0, NULL), S3D_AGAIN);
@@ -437,7 +427,7 @@ static void expect_failure(struct s3d_reader *reader, uint64_t offset, size_t le
 /* A block or a range that fails is told by the read that needs it; a later read tries anew. */
 static void test_failing_block(void)
 {
-    struct fake_store *fake = open_with_object(8 * MIB);
+    struct fake_store *fake = fake_open_with(8 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 2);
     unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
                                                        .times = 1,
@@ -470,7 +460,7 @@ static void test_failing_block(void)
 /* A read-ahead that fails harms nobody who does not read there. */
 static void test_failing_read_ahead(void)
 {
-    struct fake_store *fake = open_with_object(8 * MIB);
+    struct fake_store *fake = fake_open_with(8 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 2);
     check_read(reader, 0, 200 * KIB, -1);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100, .code = S3D_DENIED});
@@ -486,7 +476,7 @@ static void test_failing_read_ahead(void)
 static void test_changed(void)
 {
     for (int ignore = 0; ignore <= 1; ignore++) {
-        struct fake_store *fake = open_with_object(8 * MIB);
+        struct fake_store *fake = fake_open_with(8 * MIB, 3);
         fake_set_ignore_if_match(fake, ignore);
         struct s3d_reader *reader = open_reader(fake, 4);
         check_read(reader, 0, 1000, -1);
@@ -508,7 +498,7 @@ static void test_changed(void)
 
 static void test_short_answer(void)
 {
-    struct fake_store *fake = open_with_object(8 * MIB);
+    struct fake_store *fake = fake_open_with(8 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 2);
     unsigned rule =
         fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 2, .missing = 1});
@@ -542,7 +532,7 @@ static enum s3d_code note_piece(void *context, size_t segment, uint64_t offset,
 static void test_fetch(void)
 {
     enum { COUNT = 3 };
-    struct fake_store *fake = open_with_object(8 * MIB);
+    struct fake_store *fake = fake_open_with(8 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 4);
     char *data = fake_memory(4 * MIB);
     struct s3d_segment segments[COUNT] = {
@@ -576,7 +566,7 @@ static void test_fetch(void)
 static void test_fetch_changed(void)
 {
     for (int ignore = 0; ignore <= 1; ignore++) {
-        struct fake_store *fake = open_with_object(8 * MIB);
+        struct fake_store *fake = fake_open_with(8 * MIB, 3);
         fake_set_ignore_if_match(fake, ignore);
         struct s3d_reader *reader = open_reader(fake, 4);
         char *data = fake_memory(8 * MIB);
@@ -609,7 +599,7 @@ static void test_tiny_memory(void)
                                          "S3DLIO_MEMORY_LIMIT=800000"};
     for (size_t i = 0; i < 3; i++) {
         fake_engine(limits[i]);
-        struct fake_store *fake = open_with_object(6 * MIB);
+        struct fake_store *fake = fake_open_with(6 * MIB, 3);
         struct s3d_reader *reader = open_reader(fake, 4);
         for (uint64_t at = 0; at < 6 * MIB; at += 100003) {
             check_read(reader, at, 100003, i == 0 ? 5 : -1);
@@ -631,7 +621,7 @@ static void test_tiny_memory(void)
 static void test_idle_reader_does_not_starve(void)
 {
     fake_engine("S3DLIO_MEMORY_LIMIT=786432"); /* three blocks */
-    struct fake_store *fake = open_with_object(6 * MIB);
+    struct fake_store *fake = fake_open_with(6 * MIB, 3);
     struct s3d_reader *idle = open_reader(fake, 4);
     for (uint64_t at = 0; at < 4; at++) {
         check_read(idle, at * MIB, 10, -1);
@@ -665,7 +655,7 @@ static void test_invalid(void)
 
 static void test_shutdown(void)
 {
-    struct fake_store *fake = open_with_object(6 * MIB);
+    struct fake_store *fake = fake_open_with(6 * MIB, 3);
     struct s3d_reader *reader = open_reader(fake, 4);
     fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .times = 100, .hold = true});
     char *data = fake_memory(3 * MIB);
@@ -684,7 +674,7 @@ static void test_shutdown(void)
 /* Failing allocations: NO_MEMORY, or, where only a read-ahead went without, the right bytes. */
 static void test_out_of_memory(void)
 {
-    struct fake_store *fake = open_with_object(5 * MIB);
+    struct fake_store *fake = fake_open_with(5 * MIB, 3);
     unsigned failed = 0;
     for (unsigned long n = 1;; n++) {
         struct s3d_reader *reader = NULL;

@@ -7,16 +7,6 @@
 
 enum { KIB = 1024, MIB = 1024 * KIB, HEAD = 64 * KIB };
 
-static struct fake_store *open_with_object(size_t size)
-{
-    struct fake_store *fake = fake_open();
-    char *data = fake_memory(size + 1);
-    fake_pattern(data, size, 5);
-    fake_put_object(fake, "object", data, size);
-    free(data);
-    return fake;
-}
-
 /* Memory for a whole object, made when its size is known. */
 struct place {
     char *data;
@@ -95,7 +85,7 @@ static void test_all_sizes(void)
 {
     static const size_t sizes[] = {0, 1, HEAD - 1, HEAD, HEAD + 1, MIB, 5 * MIB + 7};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        struct fake_store *fake = open_with_object(sizes[i]);
+        struct fake_store *fake = fake_open_with(sizes[i], 5);
         for (int blocking = 0; blocking < 2; blocking++) {
             fake_set_blocking(fake, blocking);
             fake_counters_clear(fake);
@@ -109,7 +99,7 @@ static void test_all_sizes(void)
 
 static void test_an_empty_object_that_refuses_ranges(void)
 {
-    struct fake_store *fake = open_with_object(0);
+    struct fake_store *fake = fake_open_with(0, 5);
     fake_set_empty_is_range(fake, true);
     check_all(fake, 0, -1);
     CHECK(fake_attempts(fake, S3D_VERB_STAT) == 1);
@@ -130,7 +120,7 @@ static void test_a_missing_object(void)
 /* The wave starts while the head is still on its way. */
 static void test_the_rest_does_not_wait_for_the_head(void)
 {
-    struct fake_store *fake = open_with_object(4 * MIB);
+    struct fake_store *fake = fake_open_with(4 * MIB, 5);
     struct place memory = {0};
     struct s3d_whole *whole = NULL;
     struct s3d_error error;
@@ -155,7 +145,7 @@ static void test_the_rest_does_not_wait_for_the_head(void)
 
 static void test_failures_are_tried_again(void)
 {
-    struct fake_store *fake = open_with_object(3 * MIB);
+    struct fake_store *fake = fake_open_with(3 * MIB, 5);
     unsigned head = fake_rule(
         fake, (struct fake_rule){
                   .verb = S3D_VERB_GET, .at_offset = true, .times = 1, .code = S3D_NETWORK});
@@ -171,7 +161,7 @@ static void test_failures_are_tried_again(void)
 
 static void check_fault(struct fake_rule rule, enum s3d_code expected)
 {
-    struct fake_store *fake = open_with_object(3 * MIB);
+    struct fake_store *fake = fake_open_with(3 * MIB, 5);
     struct place memory = {0};
     struct s3d_error error;
     uint64_t size;
@@ -198,7 +188,7 @@ static void test_faults(void)
 
 static void test_no_memory_for_it(void)
 {
-    struct fake_store *fake = open_with_object(3 * MIB);
+    struct fake_store *fake = fake_open_with(3 * MIB, 5);
     struct place memory = {.refuse = true};
     struct s3d_error error;
     uint64_t size;
@@ -209,7 +199,7 @@ static void test_no_memory_for_it(void)
 
 static void test_free_cancels(void)
 {
-    struct fake_store *fake = open_with_object(3 * MIB);
+    struct fake_store *fake = fake_open_with(3 * MIB, 5);
     struct s3d_error error;
     for (uint64_t offset = 0; offset <= HEAD; offset += HEAD) {
         struct place memory = {0};
@@ -237,7 +227,7 @@ static void test_free_cancels(void)
 
 static void test_every_allocation_fails(void)
 {
-    struct fake_store *fake = open_with_object(3 * MIB);
+    struct fake_store *fake = fake_open_with(3 * MIB, 5);
     bool fired = true;
     for (unsigned long n = 1; fired; n++) {
         struct place memory = {0};
