@@ -129,11 +129,7 @@ static inline char *pattern(size_t length, unsigned seed)
 {
     char *data = aligned_alloc(4096, (length / 4096 + 2) * 4096);
     CHECK(data != NULL);
-    uint32_t state = seed * 2654435761u + 1;
-    for (size_t i = 0; i < length; i++) {
-        state = state * 1664525u + 1013904223u;
-        data[i] = (char)(state >> 24);
-    }
+    test_noise(data, length, seed);
     return data;
 }
 

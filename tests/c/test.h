@@ -46,6 +46,48 @@
         printf("ok %s\n", #test);                                                                  \
     } while (0)
 
+/* The next of a series that is the same in each run. */
+static inline uint64_t test_random_below(uint64_t limit)
+{
+    static uint64_t state = 88172645463325252u;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state % limit;
+}
+
+/* Bytes that are nowhere like elsewhere. */
+static inline void test_noise(void *data, size_t length, uint32_t seed)
+{
+    uint32_t state = seed * 2654435761u + 1;
+    for (size_t i = 0; i < length; i++) {
+        state = state * 1664525u + 1013904223u;
+        ((unsigned char *)data)[i] = (unsigned char)(state >> 24);
+    }
+}
+
+/* A file of the tree, whole; data is to be freed. */
+struct test_file {
+    uint8_t *data;
+    size_t length;
+};
+
+static inline struct test_file test_read_file(const char *path)
+{
+    FILE *stream = fopen(path, "rb");
+    if (!stream) {
+        fprintf(stderr, "cannot read %s: run the tests from the top of the tree\n", path);
+        exit(1);
+    }
+    CHECK(fseek(stream, 0, SEEK_END) == 0);
+    struct test_file file = {.length = (size_t)ftell(stream)};
+    rewind(stream);
+    file.data = malloc(file.length ? file.length : 1); /* so that a sanitizer sees its end */
+    CHECK(file.data && fread(file.data, 1, file.length, stream) == file.length);
+    fclose(stream);
+    return file;
+}
+
 /*
  * Torture: runs `code = attempt()` with the 1st, 2nd, ... allocation failing until none is left to
  * fail. A failed attempt must return NO_MEMORY (or, when `any` is set, anything but OK); the

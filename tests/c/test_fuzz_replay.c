@@ -37,15 +37,9 @@ typedef int (*target_fn)(const uint8_t *data, size_t size);
 
 static void replay_file(const char *path, target_fn target)
 {
-    FILE *stream = fopen(path, "rb");
-    CHECK(stream && fseek(stream, 0, SEEK_END) == 0);
-    size_t length = (size_t)ftell(stream);
-    rewind(stream);
-    uint8_t *data = malloc(length ? length : 1);
-    CHECK(data && fread(data, 1, length, stream) == length);
-    fclose(stream);
-    target(data, length);
-    free(data);
+    struct test_file file = test_read_file(path);
+    target(file.data, file.length);
+    free(file.data);
 }
 
 static void replay(const char *name, target_fn target)

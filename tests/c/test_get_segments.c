@@ -182,24 +182,14 @@ static void read_layout(struct fake_store *fake, struct layout *layout, uint64_t
     layout->at = 0;
 }
 
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_below(uint64_t limit)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state % limit;
-}
-
 static void test_adjacent(void)
 {
     struct fake_store *fake = fake_open_with(OBJECT, 1);
     static struct layout layout;
     for (unsigned round = 0; round < 20; round++) {
-        layout.at = random_below(1000);
+        layout.at = test_random_below(1000);
         for (size_t i = 0; i < 50; i++) {
-            add_segment(&layout, 0, 1 + random_below(5000));
+            add_segment(&layout, 0, 1 + test_random_below(5000));
         }
         read_layout(fake, &layout, round % 2 ? PART : 777, 1 + round % 7);
     }
@@ -221,7 +211,7 @@ static void test_gaps(void)
     for (size_t i = 0; i < sizeof gaps / sizeof *gaps; i++) {
         for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
             for (size_t k = 0; k < 20; k++) {
-                add_segment(&layout, gaps[i], 1 + random_below(400));
+                add_segment(&layout, gaps[i], 1 + test_random_below(400));
             }
             if (gaps[i] <= GAP_MAX && parts[j] == OBJECT) {
                 CHECK(requests_for(&layout, parts[j]) == 1);
@@ -331,15 +321,17 @@ static void test_any_layout(void)
     struct fake_store *fake = fake_open_with(OBJECT, 1);
     static struct layout layout;
     for (unsigned round = 0; round < 300; round++) {
-        uint64_t gap_limit = 1 + random_below(round % 3 ? 300 : 3 * GAP_MAX);
-        uint64_t length_limit = 1 + random_below(round % 5 ? 2000 : 20 * PART);
-        size_t count = random_below(40);
+        uint64_t gap_limit = 1 + test_random_below(round % 3 ? 300 : 3 * GAP_MAX);
+        uint64_t length_limit = 1 + test_random_below(round % 5 ? 2000 : 20 * PART);
+        size_t count = test_random_below(40);
         for (size_t i = 0; i < count && layout.at < OBJECT - gap_limit - length_limit; i++) {
-            uint64_t gap = random_below(3) ? random_below(gap_limit) : 0;
-            add_segment(&layout, gap, random_below(5) ? random_below(length_limit) : 0);
+            uint64_t gap = test_random_below(3) ? test_random_below(gap_limit) : 0;
+            bool empty = !test_random_below(5);
+            add_segment(&layout, gap, empty ? 0 : test_random_below(length_limit));
         }
         fake_set_blocking(fake, round % 4 == 0);
-        read_layout(fake, &layout, 1 + random_below(3 * PART), 1 + (unsigned)random_below(9));
+        read_layout(fake, &layout, 1 + test_random_below(3 * PART),
+                    1 + (unsigned)test_random_below(9));
     }
     fake_close(fake);
 }

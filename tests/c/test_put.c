@@ -337,16 +337,6 @@ static void test_refer_one_part(void)
     }
 }
 
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_below(uint64_t limit)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state % limit;
-}
-
 /* Memory that can be taken away: from then on any access ends the test. */
 static char *removable(size_t size)
 {
@@ -407,11 +397,11 @@ static void mix(unsigned round)
     }
     struct s3d_put *put = open_large_put(fake, concurrency);
     uint64_t referred = 0;
-    size_t at = 0, end = random_below(MIXED_BYTES);
+    size_t at = 0, end = test_random_below(MIXED_BYTES);
     while (at < end) {
-        size_t length = lengths[random_below(sizeof lengths / sizeof *lengths)];
+        size_t length = lengths[test_random_below(sizeof lengths / sizeof *lengths)];
         length = length < end - at ? length : end - at;
-        unsigned kind = (unsigned)random_below(3);
+        unsigned kind = (unsigned)test_random_below(3);
         uint64_t direct = append_mixed(put, at, length, kind, timeout_ms);
         referred += kind == 1 ? direct : 0;
         at += length;

@@ -57,16 +57,6 @@ static void check_read(struct s3d_reader *reader, uint64_t offset, size_t length
     free(data);
 }
 
-static uint64_t random_state = 88172645463325252u;
-
-static uint64_t random_below(uint64_t limit)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state % limit;
-}
-
 static const size_t sizes[] = {
     0, 1, TAIL - 1, TAIL, TAIL + 1, TAIL + BLOCK, TAIL + BLOCK + 1, 2 * MIB, 5 * MIB + 12345};
 
@@ -105,8 +95,8 @@ static void random_reads(struct fake_store *fake, size_t size, unsigned concurre
     struct s3d_reader *reader = open_reader(fake, concurrency);
     for (unsigned n = 0; n < count; n++) {
         size_t most = n % 10 == 0 ? 3 * MIB : n % 3 ? 5000 : 300000;
-        uint64_t offset = random_below(size + 2);
-        check_read(reader, offset, (size_t)random_below(most), timeout_ms);
+        uint64_t offset = test_random_below(size + 2);
+        check_read(reader, offset, (size_t)test_random_below(most), timeout_ms);
         if (n % 4 == 0) { /* go on from there, and look at the directory in between */
             check_read(reader, offset + 100, 1000, timeout_ms);
             check_read(reader, size > 100 ? size - 100 : 0, 1000, timeout_ms);
@@ -605,7 +595,8 @@ static void test_tiny_memory(void)
             check_read(reader, at, 100003, i == 0 ? 5 : -1);
         }
         for (unsigned n = 0; n < 50; n++) {
-            check_read(reader, random_below(6 * MIB), (size_t)random_below(600 * KIB), -1);
+            check_read(reader, test_random_below(6 * MIB), (size_t)test_random_below(600 * KIB),
+                       -1);
         }
         struct s3d_budget *budget = &fake_running_engine()->budget;
         uint64_t first = BLOCK; /* a stream's first buffer may be above the limit */
@@ -631,8 +622,8 @@ static void test_idle_reader_does_not_starve(void)
         check_read(busy, at, 50021, -1);
     }
     for (unsigned n = 0; n < 50; n++) {
-        check_read(busy, random_below(6 * MIB), (size_t)random_below(600 * KIB), -1);
-        check_read(idle, random_below(6 * MIB), 10, -1);
+        check_read(busy, test_random_below(6 * MIB), (size_t)test_random_below(600 * KIB), -1);
+        check_read(idle, test_random_below(6 * MIB), 10, -1);
     }
     struct s3d_budget *budget = &fake_running_engine()->budget;
     CHECK(budget->peak_bytes <= budget->limit_bytes + MIB);

@@ -13,27 +13,6 @@
 
 #define CORPUS "tests/fuzz/corpus/zip_read/"
 
-struct file {
-    uint8_t *data;
-    size_t length;
-};
-
-static struct file load(const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (!stream) {
-        fprintf(stderr, "cannot read %s: run the tests from the top of the tree\n", path);
-        exit(1);
-    }
-    CHECK(fseek(stream, 0, SEEK_END) == 0);
-    struct file file = {.length = (size_t)ftell(stream)};
-    rewind(stream);
-    file.data = malloc(file.length + 1);
-    CHECK(file.data && fread(file.data, 1, file.length, stream) == file.length);
-    fclose(stream);
-    return file;
-}
-
 static enum s3d_code open_all(struct s3d_zip *zip, const void *data, size_t length,
                               struct s3d_error *error)
 {
@@ -81,7 +60,7 @@ static void check_records(const struct s3d_zip *zip, const uint8_t *data, uint64
 
 static void test_torch_save(void)
 {
-    struct file file = load(CORPUS "torch_save.zip");
+    struct test_file file = test_read_file(CORPUS "torch_save.zip");
     struct s3d_zip zip;
     CHECK_CODE(open_all(&zip, file.data, file.length, NULL), S3D_OK);
     CHECK(zip.count == 8 && zip.duplicates == 0 && zip.prefix_bytes == 0);
@@ -106,7 +85,7 @@ static void test_other_torch_archives(void)
         uint64_t alignment;
     } cases[] = {{CORPUS "torch_plain.zip", 64}, {CORPUS "torch_4096.zip", 4096}};
     for (int i = 0; i < 2; i++) {
-        struct file file = load(cases[i].path);
+        struct test_file file = test_read_file(cases[i].path);
         struct s3d_zip zip;
         CHECK_CODE(open_all(&zip, file.data, file.length, NULL), S3D_OK);
         check_records(&zip, file.data, cases[i].alignment);
@@ -118,7 +97,7 @@ static void test_other_torch_archives(void)
 /* 12 GiB of which only the end and the headers exist. */
 static void test_torch_zip64(void)
 {
-    struct file file = load("tests/c/data/torch_zip64.skeleton");
+    struct test_file file = test_read_file("tests/c/data/torch_zip64.skeleton");
     uint64_t whole, need;
     memcpy(&whole, file.data, sizeof whole);
     const uint8_t *kept = file.data + sizeof whole;
@@ -169,7 +148,7 @@ static void test_zipfile_archives(void)
         {CORPUS "zipfile_zip64.zip", S3D_ZIP_STORED, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct file file = load(cases[i].path);
+        struct test_file file = test_read_file(cases[i].path);
         struct s3d_zip zip;
         CHECK_CODE(open_all(&zip, file.data, file.length, NULL), S3D_OK);
         CHECK(zip.count == 3 && zip.prefix_bytes == cases[i].prefix);
@@ -181,7 +160,7 @@ static void test_zipfile_archives(void)
         s3d_zip_close(&zip);
         free(file.data);
     }
-    struct file file = load(CORPUS "zipfile_empty.zip");
+    struct test_file file = test_read_file(CORPUS "zipfile_empty.zip");
     struct s3d_zip zip;
     CHECK_CODE(open_all(&zip, file.data, file.length, NULL), S3D_OK);
     CHECK(zip.count == 0 && !find(&zip, "a"));
@@ -196,7 +175,7 @@ static void test_every_tail(void)
 {
     static const char *const paths[] = {CORPUS "torch_save.zip", CORPUS "zipfile_comment.zip"};
     for (int i = 0; i < 2; i++) {
-        struct file file = load(paths[i]);
+        struct test_file file = test_read_file(paths[i]);
         unsigned again = 0;
         for (size_t n = 0; n <= file.length; n++) {
             struct s3d_zip zip;
@@ -217,7 +196,7 @@ static void test_every_tail(void)
 
 static void test_local_header_in_steps(void)
 {
-    struct file file = load(CORPUS "torch_save.zip");
+    struct test_file file = test_read_file(CORPUS "torch_save.zip");
     struct s3d_zip zip;
     CHECK_CODE(open_all(&zip, file.data, file.length, NULL), S3D_OK);
     const struct s3d_zip_entry *entry = find(&zip, "archive/data/0");
@@ -239,7 +218,7 @@ static void test_local_header_in_steps(void)
 
 static void test_every_truncation(void)
 {
-    struct file file = load(CORPUS "torch_save.zip");
+    struct test_file file = test_read_file(CORPUS "torch_save.zip");
     for (size_t length = 0; length < file.length; length++) {
         struct s3d_zip zip;
         struct s3d_error error;
@@ -257,7 +236,7 @@ static void test_every_byte_flipped(void)
         CORPUS "zipfile_comment.zip", CORPUS "zipfile_unseekable.zip"};
     static const uint8_t masks[] = {0x01, 0x08, 0x80, 0xff};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
-        struct file file = load(paths[i]);
+        struct test_file file = test_read_file(paths[i]);
         for (size_t at = 0; at < file.length; at++) {
             for (size_t m = 0; m < sizeof masks; m++) {
                 file.data[at] ^= masks[m];
@@ -277,7 +256,7 @@ static void test_every_byte_flipped(void)
  * one of the checks; the payload's is the CRC's business. */
 static void test_flips_are_seen(void)
 {
-    struct file file = load(CORPUS "torch_save.zip");
+    struct test_file file = test_read_file(CORPUS "torch_save.zip");
     struct s3d_zip zip;
     CHECK_CODE(open_all(&zip, file.data, file.length, NULL), S3D_OK);
     const struct s3d_zip_entry *entry = find(&zip, "archive/data/0");
@@ -760,7 +739,7 @@ static void test_70000_records(void)
     s3d_str_fini(&out);
 }
 
-static struct file tortured;
+static struct test_file tortured;
 
 static enum s3d_code open_tortured(void)
 {
@@ -773,7 +752,7 @@ static enum s3d_code open_tortured(void)
 
 static void test_memory_runs_out(void)
 {
-    tortured = load(CORPUS "torch_save.zip");
+    tortured = test_read_file(CORPUS "torch_save.zip");
     CHECK(test_torture(open_tortured, 0) == 4);
     free(tortured.data);
 }

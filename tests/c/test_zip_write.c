@@ -7,27 +7,6 @@
 
 #define DATA "tests/c/data/"
 
-struct file {
-    unsigned char *data;
-    size_t length;
-};
-
-static struct file load(const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (!stream) {
-        fprintf(stderr, "cannot read %s: run the tests from the top of the tree\n", path);
-        exit(1);
-    }
-    CHECK(fseek(stream, 0, SEEK_END) == 0);
-    struct file file = {.length = (size_t)ftell(stream)};
-    rewind(stream);
-    file.data = malloc(file.length + 1);
-    CHECK(file.data && fread(file.data, 1, file.length, stream) == file.length);
-    fclose(stream);
-    return file;
-}
-
 /* An archive being written as a stream. */
 struct maker {
     struct s3d_zip_writer writer;
@@ -94,7 +73,7 @@ static void finish(struct maker *maker)
 
 static void check_same(const struct s3d_str *out, const char *path, size_t skip)
 {
-    struct file file = load(path);
+    struct test_file file = test_read_file(path);
     for (size_t i = 0; i < out->length && i + skip < file.length; i++) {
         if ((unsigned char)out->data[i] != file.data[i + skip]) {
             fprintf(stderr, "%s differs first at byte %zu\n", path, i);
@@ -158,7 +137,7 @@ static void test_like_torch_zip64(void)
     add(&maker, "e", pattern(), 9);
     finish(&maker);
     check_same(&maker.out, DATA "torch_zip64.skeleton", 8);
-    struct file file = load(DATA "torch_zip64.skeleton");
+    struct test_file file = test_read_file(DATA "torch_zip64.skeleton");
     uint64_t whole;
     memcpy(&whole, file.data, sizeof whole);
     CHECK(maker.out.length + 3 * (uint64_t)UINT32_MAX == whole);
