@@ -240,11 +240,10 @@ class FileTarget:
         return (self.folder / name).read_bytes()
 
 
-@pytest.fixture(params=["s3-own", "file", *REAL_SERVERS])
-def target(
+def open_target(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[S3Target | FileTarget]:
-    """A place for named objects, and a view of it from outside the code under test."""
+    """The place that the parameter names: "file", or a kind of server ("s3-own" is the own one)."""
     if request.param == "file":
         folder = tmp_path / "target"
         folder.mkdir()
@@ -253,3 +252,11 @@ def target(
     kind = request.param.removeprefix("s3-")
     for bucket in open_bucket(kind, request, monkeypatch):
         yield S3Target(bucket)
+
+
+@pytest.fixture(params=["s3-own", "file", *REAL_SERVERS])
+def target(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[S3Target | FileTarget]:
+    """A place for named objects, and a view of it from outside the code under test."""
+    yield from open_target(request, monkeypatch, tmp_path)

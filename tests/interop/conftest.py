@@ -18,24 +18,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import pytest
 
 import s3dlio_np
-from tests.conftest import FileTarget, S3Target, open_bucket
+from tests.conftest import FileTarget, S3Target, open_target
 
 PART = 5 * 1024 * 1024  # the smallest that S3 takes
 Broken = Callable[..., AbstractContextManager[Any]]
 
 
-@pytest.fixture(params=["s3", "file"])
+@pytest.fixture(params=["s3-own", "file"])
 def target(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[S3Target | FileTarget]:
     """The two places that a library can tell apart; real servers add nothing here."""
-    if request.param == "file":
-        folder = tmp_path / "target"
-        folder.mkdir()
-        yield FileTarget(folder)
-        return
-    for bucket in open_bucket("own", request, monkeypatch):
-        yield S3Target(bucket)
+    yield from open_target(request, monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import signal
 import struct
-import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 
 import s3dlio_np
 from s3dlio_np._native import allocate, fetch_arrays, npy_bytes, npy_prefix
+from tests.interrupts import interrupted_when
 from tests.marks import near
 from tests.np.arrays import (
     DTYPES,
@@ -558,15 +556,6 @@ def test_interrupted_by_a_signal(s3_own: Any) -> None:
     fault = s3_own.server.add_fault(
         op="GetObject", range_from=MIB, kind="stall", seconds=30, count=-1
     )
-
-    def send() -> None:
-        while not fault.hits():
-            time.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_when(lambda: fault.hits() > 0):
         load(s3_own.uri("x.npy"))
-    thread.join()
     assert fault.hits() >= 1

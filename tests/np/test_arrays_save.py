@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
-import signal
 import threading
-import time
 import warnings
 import weakref
 import zipfile
@@ -21,6 +19,7 @@ import pytest
 import s3dlio_np
 from s3dlio_np import WriterOptions, _npz
 from s3dlio_np._native import crc32, send_array
+from tests.interrupts import interrupted_when
 from tests.marks import near
 from tests.np.arrays import (
     DTYPES,
@@ -327,18 +326,9 @@ def test_a_failing_part_leaves_nothing(s3_own: Any, save: str) -> None:
 @pytest.mark.parametrize("save", ["save", "savez", "savez_compressed"])
 def test_interrupted_by_a_signal(s3_own: Any, save: str) -> None:
     fault = s3_own.server.add_fault(op="UploadPart", part=2, kind="stall", seconds=30, count=-1)
-
-    def send() -> None:
-        while not fault.hits():
-            time.sleep(0.01)
-        signal.raise_signal(signal.SIGINT)
-
-    thread = threading.Thread(target=send)
-    thread.start()
     how = {"part_size": PART} if save == "save" else {"options": OPTIONS}
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_when(lambda: fault.hits() > 0):
         getattr(s3dlio_np, save)(s3_own.uri("x"), filled(8 * PART), **how)
-    thread.join()
     assert fault.hits() >= 1
     assert s3_own.objects() == {}
     assert s3_own.uploads() == []

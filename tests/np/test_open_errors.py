@@ -7,11 +7,7 @@ import gc
 import io
 import os
 import pickle
-import signal
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +15,10 @@ import numpy as np
 import pytest
 
 import s3dlio_np
+from tests.interrupts import interrupted_when
 
 PART = 5 * 1024 * 1024  # the smallest that S3 takes
 DATA = np.random.default_rng(7).integers(0, 256, 3 * PART + 12345, dtype=np.uint8).tobytes()
-
-
-@contextmanager
-def interrupted_when(ready: Callable[[], bool]) -> Iterator[None]:
-    """Sends Ctrl-C to the main thread once `ready`; the body must end with KeyboardInterrupt."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            if ready():
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            done.wait(0.02)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        done.set()
-        watcher.join()
 
 
 # --- faults -------------------------------------------------------------------------------------

@@ -6,10 +6,8 @@ import gc
 import io
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 import s3dlio_np
 import s3dlio_torch
 from s3dlio_torch._memory import empty_storage
+from tests.interrupts import interrupted_when
 
 PART = 5 * 1024 * 1024
 
@@ -235,24 +234,8 @@ def test_a_failed_part_is_tried_again(s3_own: Any) -> None:
 
 def test_ctrl_c_in_a_save_writes_nothing(s3_own: Any) -> None:
     fault = s3_own.server.add_fault(op="UploadPart", kind="stall", seconds=20, count=-1)
-    done = threading.Event()
-
-    def interrupt() -> None:
-        while not done.wait(0.02):
-            if fault.hits() > 0:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    watcher = threading.Thread(target=interrupt)
-    watcher.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            s3dlio_torch.save(
-                make_state(), s3_own.uri("m.pt"), part_size=PART, max_concurrency=1
-            )
-    finally:
-        done.set()
-        watcher.join()
+    with interrupted_when(lambda: fault.hits() > 0):
+        s3dlio_torch.save(make_state(), s3_own.uri("m.pt"), part_size=PART, max_concurrency=1)
     s3_own.server.clear_faults()
     assert (s3_own.objects(), s3_own.uploads()) == ({}, [])
 
