@@ -1,84 +1,16 @@
-#include "core/reader.h"
+#include "core/reader_state.h"
 
 #include "core/engine.h"
-#include "core/latch.h"
 #include "core/mem.h"
-#include "core/pace.h"
-#include "core/window.h"
 
 #include <string.h>
 
 enum {
     TAIL_BYTES = 256 * 1024,
-    BLOCK_MIN_BYTES = 256 * 1024,
-    HISTORY_BLOCKS = 2,             /* consumed ones kept for backward seeks */
     DIRECT_MIN_BYTES = 1024 * 1024, /* from here on a read goes straight to its destination */
     NEAR_BYTES = 64 * 1024,         /* a skip that still counts as sequential */
     LOOK_BYTES = 64 * 1024          /* more than a look at what kind of file it is */
 };
-
-enum block_state { BLOCK_EMPTY, BLOCK_LOADING, BLOCK_READY, BLOCK_FAILED };
-
-/* A cached piece of the object: [offset, offset + length). */
-struct block {
-    struct s3d_reader *reader;
-    struct s3d_request request;
-    struct s3d_span span;
-    /* the caller's; buffer and span are the request's while LOADING */
-    void *buffer;
-    size_t capacity_bytes;
-    uint64_t offset_bytes;
-    size_t length_bytes;
-    uint64_t last_used;     /* in ticks, for eviction */
-    enum block_state state; /* locked{latch} */
-};
-
-struct s3d_reader {
-    /* frozen */
-    struct s3d_store *store;
-    char *key;
-    uint64_t part_bytes, part_max_bytes;
-    unsigned concurrency;
-    size_t block_count;
-    /* the caller's */
-    struct block *blocks;
-    uint64_t ticks;
-    uint64_t at_offset;     /* how far the current read has come */
-    uint64_t next_offset;   /* where it ends */
-    bool in_sequence;       /* it began about where the one before ended */
-    uint64_t
-        run_bytes; /* read in sequence up to there: by small reads, from a far store by all */
-    uint64_t ahead_to;      /* how far the read-ahead has been sent; 0: not yet */
-    bool in_read;           /* a read returned AGAIN and will be called again */
-    struct s3d_get *direct; /* under way into the read's destination */
-    uint64_t direct_bytes;
-    struct s3d_check *check; /* NULL: none is wanted, or it can no longer be */
-    uint64_t checked_to;     /* how far what was read in order has been added to it */
-    bool direct_is_checked;  /* the direct range adds itself */
-    /* once open */
-    bool open;
-    bool far; /* each request costs a long wait */
-    struct s3d_object object;
-    char *tail; /* the object's last tail_bytes */
-    size_t tail_bytes;
-    /* locked{latch} */
-    struct s3d_latch latch;
-    struct s3d_window window;   /* how many blocks to keep ahead */
-    struct s3d_pace pace;
-    struct s3d_request opening; /* the tail; STAT where a store refuses ranges of nothing */
-    struct s3d_span tail_span;
-    bool opening_active;
-};
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t tail_offset(const struct s3d_reader *reader)
-{
-    return reader->object.size_bytes - reader->tail_bytes;
-}
 
 /* ---- opening ---- */
 
@@ -87,24 +19,6 @@ static void opening_done(struct s3d_request *request)
     struct s3d_reader *reader = request->owner;
     s3d_latch_lock(&reader->latch);
     reader->opening_active = false;
-    s3d_latch_notify_locked(&reader->latch);
-    s3d_latch_unlock(&reader->latch);
-}
-
-static void block_done(struct s3d_request *request)
-{
-    struct block *block = request->owner;
-    struct s3d_reader *reader = block->reader;
-    s3d_latch_lock(&reader->latch);
-    if (!request->result.code) {
-        request->result.code =
-            s3d_request_check(request, reader->object.etag, &request->result.error);
-    }
-    block->state = request->result.code ? BLOCK_FAILED : BLOCK_READY;
-    s3d_window_done(&reader->window, request->length_bytes, request->throttled, s3d_now_us());
-    s3d_pace_answered(&reader->pace, request->result.answer_us);
-    s3d_pace_moved(&reader->pace, request->result.received_bytes, request->result.elapsed_us);
-    reader->latch.in_flight--;
     s3d_latch_notify_locked(&reader->latch);
     s3d_latch_unlock(&reader->latch);
 }
@@ -139,17 +53,7 @@ static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_rea
             return code;
         }
     }
-    for (size_t i = 0; i < reader->block_count; i++) {
-        struct block *block = &reader->blocks[i];
-        block->reader = reader;
-        block->request.verb = S3D_VERB_GET;
-        block->request.store = reader->store;
-        block->request.key = reader->key;
-        block->request.spans = &block->span;
-        block->request.span_count = 1;
-        block->request.done = block_done;
-        block->request.owner = block;
-    }
+    s3d_reader_init_blocks(reader);
     reader->tail_span = (struct s3d_span){reader->tail, TAIL_BYTES};
     reader->opening.store = reader->store;
     reader->opening.key = reader->key;
@@ -162,18 +66,9 @@ static enum s3d_code reader_init(struct s3d_reader *reader, const struct s3d_rea
     return S3D_OK;
 }
 
-static void drop_buffer(struct s3d_reader *reader, struct block *block)
-{
-    s3d_budget_give(&reader->store->engine->budget, block->buffer, block->capacity_bytes);
-    block->buffer = NULL;
-    block->capacity_bytes = 0;
-}
-
 static void reader_destroy(struct s3d_reader *reader)
 {
-    for (size_t i = 0; reader->blocks && i < reader->block_count; i++) {
-        drop_buffer(reader, &reader->blocks[i]);
-    }
+    s3d_reader_drop_buffers(reader);
     s3d_latch_fini(&reader->latch);
     s3d_check_release(reader->check);
     s3d_store_release(reader->store);
@@ -245,7 +140,8 @@ static enum s3d_code check_bytes(struct s3d_reader *reader, const struct s3d_obj
     if (!code) {
         reader->checked_to = offset + length;
     }
-    if (!code && (reader->checked_to >= LOOK_BYTES || reader->checked_to == object->size_bytes)) {
+    if (!code &&
+        (reader->checked_to >= LOOK_BYTES || reader->checked_to == object->size_bytes)) {
         code = s3d_check_learn(reader->check, object, error);
     }
     return code;
@@ -344,257 +240,7 @@ int64_t s3d_reader_latency_us(const struct s3d_reader *reader)
     return reader->opening.result.answer_us;
 }
 
-/* ---- blocks ---- */
-
-static bool covers(const struct block *block, uint64_t offset)
-{
-    return block->state != BLOCK_EMPTY && offset >= block->offset_bytes &&
-           offset - block->offset_bytes < block->length_bytes;
-}
-
-static struct block *find_block_locked(struct s3d_reader *reader, uint64_t offset)
-{
-    for (size_t i = 0; i < reader->block_count; i++) {
-        if (covers(&reader->blocks[i], offset)) {
-            return &reader->blocks[i];
-        }
-    }
-    return NULL;
-}
-
-/* Where the cache covers the object again after offset (itself uncovered), at most `end`. */
-static uint64_t next_covered_locked(struct s3d_reader *reader, uint64_t offset, uint64_t end)
-{
-    end = least(end, tail_offset(reader));
-    for (size_t i = 0; i < reader->block_count; i++) {
-        const struct block *block = &reader->blocks[i];
-        if (block->state != BLOCK_EMPTY && block->offset_bytes > offset) {
-            end = least(end, block->offset_bytes);
-        }
-    }
-    return end;
-}
-
-/* Of the blocks that are cached, not loading, and outside [keep_from, keep_to), the one longest
- * unused; or NULL. */
-static struct block *oldest_locked(struct s3d_reader *reader, uint64_t keep_from,
-                                   uint64_t keep_to)
-{
-    struct block *oldest = NULL;
-    for (size_t i = 0; i < reader->block_count; i++) {
-        struct block *block = &reader->blocks[i];
-        bool kept = block->offset_bytes < keep_to &&
-                    block->offset_bytes + block->length_bytes > keep_from;
-        bool idle = block->state == BLOCK_READY || block->state == BLOCK_FAILED;
-        if (idle && !kept && (!oldest || block->last_used < oldest->last_used)) {
-            oldest = block;
-        }
-    }
-    return oldest;
-}
-
-/* The block to load into, or NULL while all are busy. Blocks within [keep_from, keep_to) are kept.
- * The longest unused one goes first once the window and a little history have buffers: memory
- * touched for the first time is dear. */
-static struct block *victim_locked(struct s3d_reader *reader, uint64_t keep_from,
-                                   uint64_t keep_to)
-{
-    struct block *oldest = oldest_locked(reader, keep_from, keep_to), *empty = NULL;
-    size_t buffers = 0;
-    for (size_t i = 0; i < reader->block_count; i++) {
-        struct block *block = &reader->blocks[i];
-        buffers += block->buffer != NULL;
-        if (block->state == BLOCK_EMPTY) {
-            empty = !empty || block->buffer ? block : empty;
-        }
-    }
-    bool enough = buffers >= (size_t)reader->window.size + HISTORY_BLOCKS;
-    bool take_oldest = oldest && (!empty || (enough && !empty->buffer));
-    return take_oldest ? oldest : empty;
-}
-
-/* Moves the buffer of a cached block, which is dropped, to `block`; false: there is none to take. */
-static bool take_over_buffer(struct s3d_reader *reader, struct block *block, uint64_t keep_from,
-                             uint64_t keep_to)
-{
-    s3d_latch_lock(&reader->latch);
-    struct block *donor = oldest_locked(reader, keep_from, keep_to);
-    if (donor) {
-        donor->state = BLOCK_EMPTY;
-        block->buffer = donor->buffer;
-        block->capacity_bytes = donor->capacity_bytes;
-        donor->buffer = NULL;
-        donor->capacity_bytes = 0;
-    }
-    s3d_latch_unlock(&reader->latch);
-    return donor != NULL;
-}
-
-/* Gives the block a buffer of `bytes`, or the one it has when the budget is spent. AGAIN: it has
- * none either. */
-static enum s3d_code fit_buffer(struct s3d_reader *reader, struct block *block, size_t bytes,
-                                struct s3d_error *error)
-{
-    if (block->capacity_bytes >= bytes) {
-        return S3D_OK;
-    }
-    bool first = true;
-    for (size_t i = 0; i < reader->block_count; i++) {
-        first = first && !reader->blocks[i].buffer;
-    }
-    struct s3d_budget *budget = &reader->store->engine->budget;
-    void *buffer;
-    enum s3d_code code = s3d_budget_take(budget, bytes, NULL, 0, &buffer, error);
-    if (code == S3D_AGAIN && first) {
-        bytes = (size_t)least(bytes, S3D_BUDGET_SMALL_BYTES);
-        code = s3d_budget_take_small(budget, bytes, &buffer, error);
-    }
-    if (!code) {
-        s3d_budget_give(budget, block->buffer, block->capacity_bytes);
-        block->buffer = buffer;
-        block->capacity_bytes = bytes;
-    }
-    return code == S3D_AGAIN && block->buffer ? S3D_OK : code;
-}
-
-/* The size of the next block: half of the sequential run, in powers of two, so that several
- * are on their way at once and little is fetched in vain when the run ends. */
-static uint64_t block_size(const struct s3d_reader *reader)
-{
-    uint64_t size = BLOCK_MIN_BYTES;
-    while (size * 4 <= reader->run_bytes && size * 2 <= reader->part_bytes) {
-        size *= 2;
-    }
-    return size;
-}
-
-/* Whether max_concurrency allows another block beside what is in flight. */
-static bool may_load_locked(const struct s3d_reader *reader)
-{
-    size_t direct = reader->direct ? s3d_get_requests(reader->direct) : 0;
-    return reader->latch.in_flight + direct < reader->concurrency;
-}
-
-/* Starts loading at `offset`, which no block covers. Cached blocks in [at_offset, keep_to) are kept,
- * unless the load is `needed` by a read: then one of them must go if nothing else can, as an idle
- * stream may hold all other memory for ever. AGAIN: no block or no memory is free. */
-static enum s3d_code load_block(struct s3d_reader *reader, uint64_t offset, uint64_t keep_to,
-                                bool needed, struct s3d_error *error)
-{
-    uint64_t size = block_size(reader), keep_from = reader->at_offset;
-    s3d_latch_lock(&reader->latch);
-    uint64_t length = next_covered_locked(reader, offset, offset + size) - offset;
-    bool may_load = may_load_locked(reader);
-    struct block *block = may_load ? victim_locked(reader, keep_from, keep_to) : NULL;
-    if (!block && needed && may_load) {
-        block = oldest_locked(reader, 0, 0);
-    }
-    if (block) {
-        block->state = BLOCK_EMPTY;
-    }
-    s3d_latch_unlock(&reader->latch);
-    if (!block) {
-        return S3D_AGAIN;
-    }
-    if (!needed && s3d_budget_wanted(&reader->store->engine->budget)) {
-        drop_buffer(reader, block); /* others have nothing, and this can wait */
-        return S3D_AGAIN;
-    }
-    enum s3d_code code = fit_buffer(reader, block, (size_t)size, error);
-    if (code == S3D_AGAIN && (take_over_buffer(reader, block, keep_from, keep_to) ||
-                              (needed && take_over_buffer(reader, block, 0, 0)))) {
-        code = S3D_OK;
-    }
-    if (code) {
-        return code;
-    }
-    length = least(length, block->capacity_bytes);
-    s3d_latch_lock(&reader->latch);
-    block->offset_bytes = offset;
-    block->length_bytes = (size_t)length;
-    block->last_used = ++reader->ticks;
-    block->span = (struct s3d_span){block->buffer, block->length_bytes};
-    block->request.offset_bytes = offset;
-    block->request.length_bytes = length;
-    block->state = BLOCK_LOADING;
-    s3d_request_reset(&block->request);
-    reader->latch.in_flight++;
-    s3d_latch_unlock(&reader->latch);
-    s3d_pool_submit(reader->store->pool, &block->request);
-    return S3D_OK;
-}
-
-/* Keeps [from, end) under way. */
-static void read_ahead(struct s3d_reader *reader, uint64_t from, uint64_t end)
-{
-    end = least(end, tail_offset(reader));
-    if (end < reader->ahead_to + block_size(reader) / 2) {
-        return; /* still well ahead */
-    }
-    uint64_t at = from;
-    while (at < end) {
-        s3d_latch_lock(&reader->latch);
-        const struct block *block = find_block_locked(reader, at);
-        uint64_t covered_to = block ? block->offset_bytes + block->length_bytes : 0;
-        s3d_latch_unlock(&reader->latch);
-        if (block) {
-            at = covered_to;
-        } else if (load_block(reader, at, end, false, NULL)) {
-            return; /* no block or memory to spare: a later read will ask again */
-        }
-        reader->ahead_to = at;
-    }
-}
-
 /* ---- reading ---- */
-
-size_t s3d_reader_buffered(struct s3d_reader *reader, uint64_t offset)
-{
-    if (!reader->open || offset >= reader->object.size_bytes ||
-        s3d_engine_check(reader->store->engine, NULL) == S3D_FORKED) {
-        return 0;
-    }
-    if (offset >= tail_offset(reader)) {
-        return (size_t)(reader->object.size_bytes - offset);
-    }
-    s3d_latch_lock(&reader->latch);
-    const struct block *block = find_block_locked(reader, offset);
-    size_t bytes = block && block->state == BLOCK_READY
-                       ? (size_t)(block->offset_bytes + block->length_bytes - offset)
-                       : 0;
-    s3d_latch_unlock(&reader->latch);
-    return bytes;
-}
-
-/* Copies from the block at `offset`, waiting for it. */
-static enum s3d_code copy_block(struct s3d_reader *reader, struct block *block, uint64_t offset,
-                                char *to, size_t wanted, size_t *copied, int64_t deadline_ms,
-                                struct s3d_error *error)
-{
-    s3d_latch_lock(&reader->latch);
-    if (block->state == BLOCK_LOADING) {
-        s3d_window_wait(&reader->window);
-    }
-    while (block->state == BLOCK_LOADING &&
-           s3d_latch_wait_locked(&reader->latch, deadline_ms)) {
-    }
-    enum block_state state = block->state;
-    if (state == BLOCK_FAILED) {
-        block->state = BLOCK_EMPTY; /* a later read tries anew */
-    }
-    s3d_latch_unlock(&reader->latch);
-    if (state == BLOCK_LOADING) {
-        return S3D_AGAIN;
-    }
-    if (state == BLOCK_FAILED) {
-        return s3d_error_copy(error, &block->request.result.error);
-    }
-    size_t skip = (size_t)(offset - block->offset_bytes);
-    *copied = (size_t)least(wanted, block->length_bytes - skip);
-    memcpy(to, (const char *)block->buffer + skip, *copied);
-    block->last_used = ++reader->ticks;
-    return S3D_OK;
-}
 
 /* What every get of this object has in common. */
 static void complete_plan(const struct s3d_reader *reader, struct s3d_get_plan *plan)
@@ -625,7 +271,7 @@ static bool completes_check(const struct s3d_reader *reader, const struct s3d_ge
             return false;
         }
     }
-    return segments_end(plan) == tail_offset(reader) ||
+    return segments_end(plan) == s3d_reader_tail_offset(reader) ||
            segments_end(plan) == reader->object.size_bytes;
 }
 
@@ -641,8 +287,8 @@ enum s3d_code s3d_reader_fetch(struct s3d_get **get, struct s3d_reader *reader,
     }
     enum s3d_code code = S3D_OK;
     if (plan.check && segments_end(&plan) < reader->object.size_bytes) {
-        code = s3d_check_add(plan.check, tail_offset(reader), reader->tail, reader->tail_bytes,
-                             error);
+        code = s3d_check_add(plan.check, s3d_reader_tail_offset(reader), reader->tail,
+                             reader->tail_bytes, error);
     }
     code = code ? code : s3d_get_new(get, reader->store, &plan, error);
     if (plan.check) {
@@ -708,17 +354,6 @@ static bool goes_by_blocks(const struct s3d_reader *reader, uint64_t length)
            length / reader->concurrency < reader->part_bytes;
 }
 
-/* Waits for any block to end, so that one can be taken. */
-static enum s3d_code wait_blocks(struct s3d_reader *reader, int64_t deadline_ms)
-{
-    s3d_latch_lock(&reader->latch);
-    int64_t soon_ms = s3d_deadline_ms(10); /* memory may come free in other streams, unheard */
-    s3d_latch_wait_locked(&reader->latch,
-                          deadline_ms >= 0 && deadline_ms < soon_ms ? deadline_ms : soon_ms);
-    s3d_latch_unlock(&reader->latch);
-    return deadline_ms >= 0 && s3d_now_ms() >= deadline_ms ? S3D_AGAIN : S3D_OK;
-}
-
 /* One step: some bytes at `offset` into `to`. */
 static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char *to,
                                size_t wanted, size_t *copied, int64_t deadline_ms,
@@ -728,43 +363,31 @@ static enum s3d_code read_step(struct s3d_reader *reader, uint64_t offset, char 
     if (reader->direct) {
         return finish_direct(reader, copied, deadline_ms, error);
     }
-    if (offset >= tail_offset(reader)) {
-        memcpy(to, reader->tail + (offset - tail_offset(reader)), wanted);
+    if (offset >= s3d_reader_tail_offset(reader)) {
+        memcpy(to, reader->tail + (offset - s3d_reader_tail_offset(reader)), wanted);
         *copied = wanted;
         return S3D_OK;
     }
     s3d_latch_lock(&reader->latch);
-    struct block *block = find_block_locked(reader, offset);
-    uint64_t gap = next_covered_locked(reader, offset, offset + wanted) - offset;
+    struct s3d_reader_block *block = s3d_reader_find_locked(reader, offset);
+    uint64_t gap = s3d_reader_next_covered_locked(reader, offset, offset + wanted) - offset;
     s3d_latch_unlock(&reader->latch);
     if (block) {
-        return copy_block(reader, block, offset, to, wanted, copied, deadline_ms, error);
+        return s3d_reader_copy(reader, block, offset, to, wanted, copied, deadline_ms, error);
     }
     bool direct = gap >= DIRECT_MIN_BYTES && !goes_by_blocks(reader, gap);
     enum s3d_code code = direct ? start_direct(reader, offset, to, gap, error)
-                                : load_block(reader, offset, offset + wanted, true, error);
-    return code == S3D_AGAIN ? wait_blocks(reader, deadline_ms) : code;
-}
-
-/* A read ahead that failed says nothing about the read that now comes to it: it tries anew. */
-static void forget_failed(struct s3d_reader *reader)
-{
-    s3d_latch_lock(&reader->latch);
-    for (size_t i = 0; i < reader->block_count; i++) {
-        if (reader->blocks[i].state == BLOCK_FAILED) {
-            reader->blocks[i].state = BLOCK_EMPTY;
-        }
-    }
-    s3d_latch_unlock(&reader->latch);
+                                : s3d_reader_load(reader, offset, offset + wanted, true, error);
+    return code == S3D_AGAIN ? s3d_reader_wait_blocks(reader, deadline_ms) : code;
 }
 
 /* At the start of a read: notes whether it goes on where the last one ended, and reads ahead. */
 static void begin_read(struct s3d_reader *reader, uint64_t offset, size_t length)
 {
-    forget_failed(reader);
+    s3d_reader_forget_failed(reader);
     reader->in_read = true;
     reader->at_offset = offset;
-    if (offset >= tail_offset(reader)) {
+    if (offset >= s3d_reader_tail_offset(reader)) {
         return; /* a look at the directory does not end a run */
     }
     bool near = offset + NEAR_BYTES >= reader->next_offset &&
@@ -782,11 +405,11 @@ static void read_on(struct s3d_reader *reader, uint64_t offset, size_t length, s
 {
     bool by_blocks = length < DIRECT_MIN_BYTES || goes_by_blocks(reader, length);
     s3d_latch_lock(&reader->latch);
-    uint64_t most = reader->window.size * block_size(reader);
+    uint64_t most = reader->window.size * s3d_reader_block_size(reader);
     s3d_latch_unlock(&reader->latch);
-    uint64_t ahead = by_blocks ? least(reader->run_bytes, most) : BLOCK_MIN_BYTES;
+    uint64_t ahead = by_blocks ? least(reader->run_bytes, most) : S3D_BLOCK_MIN_BYTES;
     uint64_t from = by_blocks && length >= DIRECT_MIN_BYTES ? got : length;
-    read_ahead(reader, offset + from, offset + length + ahead);
+    s3d_reader_read_ahead(reader, offset + from, offset + length + ahead);
 }
 
 enum s3d_code s3d_reader_read(struct s3d_reader *reader, uint64_t offset, void *data,
@@ -844,7 +467,7 @@ void s3d_reader_free(struct s3d_reader *reader)
         s3d_pool_cancel(reader->store->pool, &reader->opening);
     }
     for (size_t i = 0; i < reader->block_count; i++) {
-        if (reader->blocks[i].state == BLOCK_LOADING) {
+        if (reader->blocks[i].state == S3D_BLOCK_LOADING) {
             s3d_pool_cancel(reader->store->pool, &reader->blocks[i].request);
         }
     }
