@@ -7,8 +7,7 @@ void *bind_format_new(PyTypeObject *type, PyObject *stream)
 {
     PyObject *module;
     struct bind_state *state = bind_state_of_type(type, &module);
-    struct bind_format *format =
-        state ? (struct bind_format *)type->tp_alloc(type, 0) : NULL;
+    struct bind_format *format = state ? (struct bind_format *)type->tp_alloc(type, 0) : NULL;
     if (format) {
         format->state = state;
         format->module = Py_NewRef(module);

@@ -13,9 +13,10 @@ struct bind_reader {
     struct bind_stream stream;
     struct s3d_reader *reader;
     struct bind_inflate *inflate; /* NULL: the bytes are as they are stored */
-    struct s3d_object object;     /* frozen once open, but for size_bytes where `inflate` does not
-                                   * know it yet: UINT64_MAX until then */
-    uint64_t position;            /* locked{stream.lock}; may lie past the end */
+    /* Frozen once open, but for size_bytes where `inflate` does not know it yet: UINT64_MAX until
+     * then. */
+    struct s3d_object object;
+    uint64_t position; /* locked{stream.lock}; may lie past the end */
 };
 
 static inline bool bind_reader_is_sized(const struct bind_reader *self)
@@ -30,7 +31,8 @@ int bind_reader_enter(struct bind_reader *self);
 void bind_reader_learn_size(struct bind_reader *self);
 /* Fills data with [offset, offset + length), cut at the end where the size was not known before.
  * Does not move the position. How many bytes, or -1 with an exception. */
-Py_ssize_t bind_reader_fill(struct bind_reader *self, uint64_t offset, void *data, size_t length);
+Py_ssize_t bind_reader_fill(struct bind_reader *self, uint64_t offset, void *data,
+                            size_t length);
 
 /* Methods. */
 PyObject *bind_reader_read(PyObject *object, PyObject *const *args, Py_ssize_t count);

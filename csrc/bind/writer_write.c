@@ -121,7 +121,8 @@ PyObject *bind_writer_write_or_encode(PyObject *object, PyObject *data)
 static enum s3d_code step_refer(void *context, int64_t timeout_ms, struct s3d_error *error)
 {
     struct write_step *step = context;
-    return s3d_put_refer(step->put, step->data, step->length, &step->written, timeout_ms, error);
+    return s3d_put_refer(step->put, step->data, step->length, &step->written, timeout_ms,
+                         error);
 }
 
 void bind_writer_release_kept(struct bind_writer *self, uint64_t end)
@@ -136,7 +137,7 @@ static int keep(struct bind_writer *self, PyObject *owner, uint64_t end)
 {
     bind_writer_release_kept(self, s3d_put_stored_bytes(self->put));
     size_t waiting = self->kept_count - self->kept_first;
-    if (self->kept_first > waiting) { /* rarely: a stream of many records seldom waits for none */
+    if (self->kept_first > waiting) { /* not only when nothing waits: that may never be */
         memmove(self->kept, self->kept + self->kept_first, waiting * sizeof *self->kept);
         self->kept_first = 0;
         self->kept_count = waiting;

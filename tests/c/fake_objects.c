@@ -20,7 +20,7 @@ static void next_etag_locked(struct fake_store *fake, char *etag)
 
 /* Takes over bytes. */
 static struct fake_object *store_object_locked(struct fake_store *fake, const char *key,
-                                          struct fake_bytes bytes)
+                                               struct fake_bytes bytes)
 {
     struct fake_object *object = find_object_locked(fake, key);
     if (!object) {
@@ -249,23 +249,15 @@ enum s3d_code fake_perform_locked(struct fake_store *fake, struct s3d_request *r
                                   const struct fake_rule *rule)
 {
     switch (request->verb) {
-    case S3D_VERB_STAT:
-        return stat_locked(fake, request);
-    case S3D_VERB_GET:
-        return get_locked(fake, request, rule->missing);
-    case S3D_VERB_PUT:
-        return put_locked(fake, request);
+    case S3D_VERB_STAT: return stat_locked(fake, request);
+    case S3D_VERB_GET: return get_locked(fake, request, rule->missing);
+    case S3D_VERB_PUT: return put_locked(fake, request);
     case S3D_VERB_DELETE:
-    case S3D_VERB_LIST:
-        return S3D_OK;
-    case S3D_VERB_UPLOAD_CREATE:
-        return create_locked(fake, request);
-    case S3D_VERB_UPLOAD_PART:
-        return part_locked(fake, request);
-    case S3D_VERB_UPLOAD_COMPLETE:
-        return complete_locked(fake, request);
-    case S3D_VERB_UPLOAD_ABORT:
-        return abort_locked(fake, request);
+    case S3D_VERB_LIST: return S3D_OK;
+    case S3D_VERB_UPLOAD_CREATE: return create_locked(fake, request);
+    case S3D_VERB_UPLOAD_PART: return part_locked(fake, request);
+    case S3D_VERB_UPLOAD_COMPLETE: return complete_locked(fake, request);
+    case S3D_VERB_UPLOAD_ABORT: return abort_locked(fake, request);
     }
     return s3d_fail(&request->last, S3D_INTERNAL, "unknown verb");
 }
