@@ -1,16 +1,20 @@
-"""What README.md shows runs as it stands there; recipes for other libraries in tests/interop."""
+"""What README.md shows runs as it stands there (recipes for other libraries: tests/interop), and the
+files that documents and comments name exist."""
 
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import s3dlio_np
 from tests import readme
+from tests.child import ROOT
 
 
 def test_use_it(s3_own: Any) -> None:
@@ -64,3 +68,35 @@ def test_configure_names_every_setting() -> None:
     names = re.findall(r"^\| `.*? \| `(\w+)` \|", readme.TEXT, re.MULTILINE)
     told = set(re.findall(r"\w+", s3dlio_np.configure.__doc__ or ""))
     assert len(names) > 40 and set(names) <= told
+
+
+FOLDERS = ["csrc", "s3dlio_np", "s3dlio_torch", "tests", "benchmarks", "tools", "examples"]
+KINDS = [".py", ".pyi", ".c", ".h", ".sh", ".mk", ".md"]
+FILES = [
+    f"/{path.relative_to(ROOT)}"
+    for top in FOLDERS
+    for path in (ROOT / top).rglob("*.*")
+    if path.suffix in KINDS
+]
+DOCUMENTS = ["README.md", "csrc/README.md", "tests/servers/README.md"]
+SOURCES = [name[1:] for name in FILES if re.search(r"^/csrc/.*\.[ch]$|^/s3dlio_\w+/\w+\.pyi?$", name)]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        (DOCUMENTS, r"(?<![-\w.:/])([-\w./*]*\w\.(?:py|c|h|sh|mk|md))\b(?!:)"),
+        (SOURCES, r"(?<![\w./:<-])((?:core|bind|backends|formats|tests|tools)/[\w./*]*\w\.(?:py|[ch]))\b"),
+    ],
+    ids=["documents", "sources"],
+)
+def test_files_that_are_named_exist(names: list[str], pattern: str) -> None:
+    named = {
+        (name, found)
+        for name in names
+        for found in re.findall(pattern, (ROOT / name).read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert [
+        pair for pair in sorted(named) if not any(fnmatch(file, f"*/{pair[1]}") for file in FILES)
+    ] == []
