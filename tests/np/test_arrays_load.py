@@ -17,7 +17,7 @@ import pytest
 import s3dlio_np
 from s3dlio_np._native import allocate, fetch_arrays, npy_bytes, npy_prefix
 from tests.interrupts import interrupted_when
-from tests.marks import near
+from tests.marks import near, passing_faults
 from tests.np.arrays import (
     DTYPES,
     MIB,
@@ -441,16 +441,7 @@ def test_changed_meanwhile(s3_own: Any, name: str, skip: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x"])
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"kind": "truncate", "bytes": 1000},
-        {"kind": "reset_after", "bytes": 5000},
-        {"kind": "status", "status": 503, "code": "SlowDown"},
-        {"kind": "wrong_range"},
-    ],
-    ids=lambda rule: rule["kind"],
-)
+@passing_faults
 def test_what_fails_once_is_fetched_again(s3_own: Any, name: str, rule: dict[str, Any]) -> None:
     s3_own.put(name, stock_save(filled(8 * MIB)))
     faults = [s3_own.server.add_fault(op="GetObject", skip=skip, **rule) for skip in (1, 3, 4)]

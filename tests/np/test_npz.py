@@ -16,7 +16,7 @@ import pytest
 
 import s3dlio_np
 from s3dlio_np._native import ArchiveWriter, Inflater, NpzReader
-from tests.marks import near
+from tests.marks import near, passing_faults
 from tests.np.arrays import DTYPES, MIB, Array, filled, kinds, of_dtype, same, stock_savez
 
 TAIL = 256 * 1024  # what opening brings
@@ -598,16 +598,7 @@ def test_replaced_meanwhile(s3_own: Any, how: str, load_all: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["stored", "deflated"])
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"kind": "truncate", "bytes": 1000},
-        {"kind": "reset_after", "bytes": 5000},
-        {"kind": "status", "status": 500, "code": "InternalError"},
-        {"kind": "ignore_range"},
-    ],
-    ids=lambda rule: rule["kind"],
-)
+@passing_faults
 def test_what_fails_once_is_fetched_again(s3_own: Any, how: str, rule: dict[str, Any]) -> None:
     s3_own.put("x.npz", SAVES[how](mixed()))
     faults = [s3_own.server.add_fault(op="GetObject", skip=skip, **rule) for skip in (1, 2, 4)]

@@ -72,6 +72,14 @@ class Place:
         options = WriterOptions(content_encoding="zstd")
         s3dlio_np.put(self.uri(name), stored, options=options)
 
+    def save_as(self, kind: str, data: Any) -> None:
+        """By one of KINDS."""
+        compress = KINDS[kind]
+        if compress is None:
+            self.save(data)
+        else:
+            self.store(compress(data))
+
     def stored(self, name: str = "z") -> bytes:
         return bytes(self.target.read(name))
 
@@ -259,11 +267,7 @@ SMALL = DATA[: 3 * MIB + 17]
 @pytest.fixture(params=KINDS)
 def small(request: pytest.FixtureRequest, place: Place) -> Iterator[Any]:
     """SMALL as an open object, from each kind of compressor."""
-    compress = KINDS[request.param]
-    if compress is None:
-        place.save(SMALL)
-    else:
-        place.store(compress(SMALL))
+    place.save_as(request.param, SMALL)
     with place.open(part_size=MIB) as stream:
         yield stream
 
@@ -344,15 +348,11 @@ GETS: dict[str, Any] = {
 @pytest.mark.parametrize("use", GETS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_objects(place: Place, kind: str, use: str) -> None:
-    compress = KINDS[kind]
     for size in (0, 10, len(SMALL)):
         data = SMALL[:size]
-        if compress is None:
-            place.save(data)
-        elif kind == "many frames" and not size:
+        if kind == "many frames" and not size:
             continue  # no frame at all is no zstd stream
-        else:
-            place.store(compress(data))
+        place.save_as(kind, data)
         for concurrent in (None, True, False):
             got = GETS[use](place.uri(), concurrent=concurrent, **place.how)
             assert got == data
@@ -480,12 +480,8 @@ def refuse_everywhere(place: Place, match: str) -> None:
 
 @pytest.mark.parametrize("kind", ["ours", "stock", "no size"])
 def test_a_flipped_bit(place: Place, kind: str) -> None:
-    compress = KINDS[kind]
-    if compress is None:
-        place.save(SMALL)
-        whole = place.stored()
-    else:
-        whole = compress(SMALL)
+    place.save_as(kind, SMALL)
+    whole = place.stored()
     end = len(whole) - (25 if kind == "ours" else 0)  # of the frame, whose checksum is its end
     for at in (5000, len(whole) // 2, end - 5, end - 1):
         damaged = bytearray(whole)
@@ -511,12 +507,8 @@ def test_a_wrong_checksum_is_told_before_the_last_byte(place: Place) -> None:
 
 @pytest.mark.parametrize("kind", ["ours", "stock", "no size", "many frames"])
 def test_a_cut_object(place: Place, kind: str) -> None:
-    compress = KINDS[kind]
-    if compress is None:
-        place.save(SMALL)
-        whole = place.stored()
-    else:
-        whole = compress(SMALL)
+    place.save_as(kind, SMALL)
+    whole = place.stored()
     for keep in (len(whole) - 30, len(whole) // 2, 100, 5):
         place.store(whole[:keep])
         refuse_everywhere(place, "zstd")

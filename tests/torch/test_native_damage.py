@@ -14,7 +14,7 @@ import torch
 import s3dlio_np
 import s3dlio_torch
 from s3dlio_np._native import ArchiveReader
-from tests.marks import near
+from tests.marks import near, passing_faults
 from tests.torch.test_native_load import packed_anew
 from tests.torch.test_native_save import filled, stock, sums
 
@@ -395,15 +395,7 @@ def test_replaced_between_pickle_and_storages(s3_own: Any) -> None:
         assert calls >= 1
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"kind": "truncate", "bytes": 1000},
-        {"kind": "reset_after", "bytes": 5000},
-        {"kind": "status", "status": 500, "code": "InternalError"},
-    ],
-    ids=lambda rule: rule["kind"],
-)
+@passing_faults
 def test_what_is_fetched_again_is_summed_up_once(s3_own: Any, rule: dict[str, Any]) -> None:
     s3_own.put("m.pt", stock(large()))
     faults = [s3_own.server.add_fault(op="GetObject", skip=n, **rule) for n in (1, 2, 4)]
