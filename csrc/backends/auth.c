@@ -194,7 +194,7 @@ static enum s3d_code hash_canonical_request(const struct s3d_sigv4 *request,
         code = s3d_sha256_hex(hex, &span, 1, error);
     }
     if (canonical.data) {
-        OPENSSL_cleanse(canonical.data, canonical.length); /* tokens and keys are among the headers */
+        OPENSSL_cleanse(canonical.data, canonical.length); /* tokens are among the headers */
     }
     s3d_str_fini(&canonical);
     return code;

@@ -49,7 +49,7 @@ struct s3d_sigv4 {
     const char *method;
     const char *path;    /* percent-encoded as it goes over the wire; starts with '/' */
     const char *query;   /* canonical: encoded, sorted by name; "" for none */
-    const struct s3d_header *headers; /* all to be signed, host and x-amz-* among them, sorted by name */
+    const struct s3d_header *headers; /* to be signed: host, x-amz-* and more, sorted by name */
     size_t header_count;
     const char *payload; /* SHA-256 hex or "UNSIGNED-PAYLOAD" */
     const char *date;    /* s3d_amz_date */

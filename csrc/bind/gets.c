@@ -277,9 +277,9 @@ PyObject *bind_get_into(PyObject *module, PyObject *args, PyObject *keywords)
 /* --- a whole object into new memory ------------------------------------------------------- */
 
 enum {
-    HEAD_BYTES = 1024 * 1024,         /* of an object that is to be read in ranges in any case */
-    HEAD_MAX_BYTES = 1024 * 1024 * 1024, /* memory for more than this is not taken on suspicion */
-    SMALL_BYTES = 256 * 1024,         /* copied once rather than received into a large block */
+    HEAD_BYTES = 1024 * 1024,            /* of an object that is to be read in ranges anyway */
+    HEAD_MAX_BYTES = 1024 * 1024 * 1024, /* memory for more is not taken on suspicion */
+    SMALL_BYTES = 256 * 1024,            /* copied once rather than landed in a large block */
 };
 
 /* Where the bytes go. Pages get their memory when the size is known, on an I/O thread; a bytes

@@ -17,6 +17,7 @@ int bind_writer_copy(PyObject *writer, const void *data, size_t length);
  * the store has it. Smaller ones are copied, and need no owner (NULL). */
 int bind_writer_refer(PyObject *writer, PyObject *owner, const void *data, size_t length);
 int bind_writer_zeros(PyObject *writer, uint64_t length);
-PyObject *bind_refer_buffer(PyObject *module, PyObject *args); /* the same for Python's buffers */
+/* The same for Python's buffers. */
+PyObject *bind_refer_buffer(PyObject *module, PyObject *args);
 
 #endif

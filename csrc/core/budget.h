@@ -25,7 +25,7 @@
 
 enum {
     S3D_BUDGET_SMALL_BYTES = 256 * 1024,
-    S3D_BUDGET_STUCK_MS = 200 /* so long nothing must have come back before the limit is raised */
+    S3D_BUDGET_STUCK_MS = 200 /* so long nothing has come back before the limit is raised */
 };
 
 /* A stream's wait for its first buffer; zeroed at first, the budget's while it waits. */
@@ -62,7 +62,8 @@ S3D_MUST_USE enum s3d_code s3d_budget_take(struct s3d_budget *budget, size_t byt
 /* At most S3D_BUDGET_SMALL_BYTES, over the limit if need be: for a stream without a buffer. */
 S3D_MUST_USE enum s3d_code s3d_budget_take_small(struct s3d_budget *budget, size_t bytes,
                                                  void **buffer, struct s3d_error *error);
-void s3d_budget_give(struct s3d_budget *budget, void *buffer, size_t bytes); /* NULL is allowed */
+/* NULL is allowed. */
+void s3d_budget_give(struct s3d_budget *budget, void *buffer, size_t bytes);
 /* One that does not wait is allowed. */
 void s3d_budget_withdraw(struct s3d_budget *budget, struct s3d_claim *claim);
 /* Whether somebody waits who has nothing: what is only kept for later should be given back. */

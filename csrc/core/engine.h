@@ -19,7 +19,7 @@ struct s3d_put;
 
 struct s3d_engine {
     /* frozen */
-    struct s3d_config config; /* as it was when the engine started: threads, connections, memory */
+    struct s3d_config config; /* as it was at the start: threads, connections, memory */
     uint64_t generation;      /* how many forks deep */
     /* own locks inside */
     struct s3d_budget budget;

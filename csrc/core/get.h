@@ -43,7 +43,7 @@ struct s3d_get_plan {
     uint64_t part_max_bytes; /* as long a range may be when the store is far; 0: part_bytes */
     unsigned concurrency;    /* requests in flight at once */
     int64_t latency_us;      /* the store's wait before an answer, where it is known; 0: not */
-    bool fresh; /* all segments' data lies in pages of s3d_pages_alloc that nobody has touched */
+    bool fresh; /* all data lies in pages of s3d_pages_alloc that nobody has touched yet */
     const char *if_match; /* copied; NULL: whatever version answers first */
     s3d_get_piece *piece; /* NULL: nobody wants to know */
     void *context;        /* for piece */

@@ -69,7 +69,7 @@ void s3d_window_done(struct s3d_window *window, uint64_t bytes, bool throttled, 
         return;
     }
     if (!window->start_us) {
-        start_round(window, now_us); /* the first answer's time holds connecting: not a measure */
+        start_round(window, now_us); /* the first one holds connecting: not a measure */
         return;
     }
     window->count++;

@@ -88,7 +88,7 @@ enum s3d_plain_kind {
     /* Steps without a value; `index`: private. */
     S3D_PLAIN_APPEND,    /* to the list `target`, operands [first, first + count) */
     S3D_PLAIN_SET_ITEMS, /* of the dict `target`: keys and values in turn */
-    S3D_PLAIN_SET_STATE /* of the OrderedDict `target`: its __dict__ takes the dict at `first` */
+    S3D_PLAIN_SET_STATE /* the __dict__ of the OrderedDict `target` takes the dict at `first` */
 };
 
 struct s3d_plain_step {

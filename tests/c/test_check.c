@@ -342,7 +342,7 @@ static enum s3d_code attempt(void)
 
 static void test_out_of_memory(void)
 {
-    for (size_t i = 0; i < 2; i++) { /* a reader goes on without a read-ahead: see test_reader */
+    for (size_t i = 0; i < 2; i++) { /* not a reader, which goes on without memory: test_reader */
         tortured = open_with_sum(s3d_sum_kinds[0], true);
         tortured_way = ways[i];
         CHECK(test_torture(attempt, 0) > 5);

@@ -484,7 +484,7 @@ static enum s3d_code make_pool(void)
 
 /* --- stores that are not ready --- */
 
-static atomic_uint asked, ready_at; /* how often the store was asked; from when on it is ready */
+static atomic_uint asked, ready_at; /* how often it was asked; from when on it is ready */
 static enum s3d_code unready_code;  /* AGAIN, or what it says once before that */
 
 static enum s3d_code ask_ready(struct s3d_store *store, uint64_t *ticket, struct s3d_error *error)

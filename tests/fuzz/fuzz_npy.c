@@ -73,7 +73,7 @@ static void npy_check_shape(const uint8_t *bytes, size_t length, uint64_t availa
         return;
     }
     NPY_PROMISE(size <= available);
-    unsigned __int128 product = item; /* each step is below 2^128: shape and product are checked */
+    unsigned __int128 product = item; /* below 2^128 at each step: both factors are checked */
     for (size_t i = 0; i < 3; i++) {
         product *= shape[i];
         NPY_PROMISE(product <= UINT64_MAX);
