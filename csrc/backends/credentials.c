@@ -68,39 +68,3 @@ bool s3d_has_explicit_keys(const struct s3d_config *config)
 {
     return is_set(config->access_key) || is_set(config->secret_key);
 }
-
-static enum s3d_code load_profile_keys(struct s3d_credentials *credentials,
-                                       const struct s3d_config *config, struct s3d_error *error)
-{
-    struct s3d_profile profile;
-    enum s3d_code code = s3d_profile_load(&profile, config, error);
-    for (size_t i = 0; !code && i < 2 && !credentials->access_key; i++) {
-        code = s3d_profile_keys(&profile, profile.name, i, credentials, error);
-    }
-    if (!code && !credentials->access_key) {
-        code = s3d_fail(
-            error, S3D_NO_CREDENTIALS,
-            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "S3DLIO_ANONYMOUS=1 for public data; profile \"%.60s\" in %.100s and %.100s has no "
-            "keys",
-            profile.name, s3d_profile_path(&profile, 0), s3d_profile_path(&profile, 1));
-    }
-    s3d_profile_fini(&profile);
-    return code;
-}
-
-enum s3d_code s3d_credentials_load(struct s3d_credentials *credentials,
-                                   const struct s3d_config *config, struct s3d_error *error)
-{
-    *credentials = (struct s3d_credentials){.anonymous = false};
-    enum s3d_code code = s3d_read_anonymous(config->anonymous, &credentials->anonymous, error);
-    if (!code && !credentials->anonymous) {
-        code = s3d_has_explicit_keys(config)
-                   ? s3d_take_explicit_keys(credentials, config, error)
-                   : load_profile_keys(credentials, config, error);
-    }
-    if (code) {
-        s3d_credentials_fini(credentials);
-    }
-    return code;
-}

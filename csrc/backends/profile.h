@@ -1,4 +1,9 @@
-/* A profile: one name in AWS's two files. */
+/*
+ * A profile: one name in AWS's two files, ~/.aws/credentials and ~/.aws/config unless settings name
+ * others; sections "[name]" and "[profile name]". A missing file is an empty one; one that cannot be
+ * read or parsed is an error that names it. Of the files the credentials file wins; key, secret and
+ * token always come from one of them. A half (key without secret) is INVALID.
+ */
 #ifndef S3D_BACKENDS_PROFILE_H
 #define S3D_BACKENDS_PROFILE_H
 

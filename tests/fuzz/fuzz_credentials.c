@@ -1,9 +1,9 @@
 /*
  * A fuzz target: the input is a credentials file and, behind a byte of value 1, a config file.
- * Besides crashes it looks for broken promises of credentials.h: a half of a pair, a key that is
- * no piece of one line of one file, a failure that leaves a secret behind or tells one.
+ * Besides crashes it looks for broken promises of source.h and profile.h: a half of a pair, a key that
+ * is no piece of one line of one file, a failure that leaves a plan behind or tells a secret.
  */
-#include "backends/credentials.h"
+#include "backends/source.h"
 #include "core/mem.h"
 #include "fuzz.h"
 
@@ -54,21 +54,31 @@ static void credentials_check_pair(const struct s3d_credentials *found,
     PROMISE(from_one);
 }
 
+/* Whether it may be about more than keys. */
+static bool credentials_names_more(const struct credentials_file files[2])
+{
+    bool more = false;
+    for (size_t i = 0; i < 2; i++) {
+        more |= credentials_has(&files[i], "role_arn") || credentials_has(&files[i], "sso_");
+    }
+    return more;
+}
+
 static void credentials_check_profile(const struct s3d_config *config,
                                       const struct credentials_file files[2])
 {
-    struct s3d_credentials found;
+    struct s3d_source *source;
     struct s3d_error error = {0};
-    enum s3d_code code = s3d_credentials_load(&found, config, &error);
+    enum s3d_code code = s3d_source_plan(&source, config, &error);
     PROMISE(code == S3D_OK || code == S3D_INVALID || code == S3D_NO_CREDENTIALS);
     if (code) {
-        PROMISE(error.code == code && error.message[0]);
-        PROMISE(!found.access_key && !found.secret_key && !found.session_token);
-        PROMISE(!strstr(error.message, "hush")); /* the corpus's secrets begin so */
-    } else {
-        credentials_check_pair(&found, files);
+        PROMISE(error.code == code && error.message[0] && !source);
+        /* The corpus's secrets begin so; names of other profiles and the like are told. */
+        PROMISE(credentials_names_more(files) || !strstr(error.message, "hush"));
+    } else if (source->kind == S3D_SOURCE_KEYS) {
+        credentials_check_pair(&source->keys, files);
     }
-    s3d_credentials_fini(&found);
+    s3d_source_free(source);
     char *region;
     enum s3d_code region_code = s3d_profile_setting(config, "region", &region, &error);
     PROMISE(region_code == S3D_OK || region_code == S3D_INVALID);
@@ -85,8 +95,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t first = end ? (size_t)(end - data) : size;
     credentials_write(&files[0], data, first);
     credentials_write(&files[1], end ? end + 1 : data + size, end ? size - first - 1 : 0);
+    static char off[] = "true";
     struct s3d_config config = {.credentials_file = files[0].path,
-                                .config_file = files[1].path};
+                                .config_file = files[1].path,
+                                .metadata_disabled = off};
     credentials_check_profile(&config, files);
     config.profile = (char[]){"some one"};
     credentials_check_profile(&config, files);
