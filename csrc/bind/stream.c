@@ -116,18 +116,18 @@ bool bind_stream_forked(const struct bind_stream *stream)
     return stream->process != getpid();
 }
 
-PyObject *bind_stream_raise_forked(const struct bind_stream *stream)
+static void raise_forked(const struct bind_stream *stream)
 {
     struct s3d_error error;
     s3d_fail(&error, S3D_FORKED,
              "opened before fork() and used in the child: open it again there");
-    return bind_raise(stream->state, &error, bind_stream_uri(stream));
+    bind_raise(stream->state, &error, bind_stream_uri(stream));
 }
 
 int bind_stream_enter(struct bind_stream *stream)
 {
     if (!stream->closed && bind_stream_forked(stream)) {
-        bind_stream_raise_forked(stream);
+        raise_forked(stream);
         return -1;
     }
     return bind_lock_enter(&stream->lock, (PyObject *)stream);

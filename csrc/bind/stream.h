@@ -58,8 +58,6 @@ const char *bind_stream_uri(const struct bind_stream *stream);
 /* True in a child of the process that opened it: its lock may be held for ever, its engine is
  * gone. */
 bool bind_stream_forked(const struct bind_stream *stream);
-/* Raises what that means; returns NULL. */
-PyObject *bind_stream_raise_forked(const struct bind_stream *stream);
 /* The stream's lock. 0, or -1 with an exception: opened before a fork, or reentrant. */
 int bind_stream_enter(struct bind_stream *stream);
 void bind_stream_leave(struct bind_stream *stream);
