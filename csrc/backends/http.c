@@ -17,8 +17,7 @@
 
 enum {
     RECEIVE_BUFFER_BYTES = 512 * 1024,
-    SEND_BUFFER_BYTES = 256 * 1024,
-    SEND_BUFFER_TLS_BYTES = 2 * 1024 * 1024,
+    SEND_BUFFER_BYTES = 256 * 1024, /* of each upload; larger ones are slower over TLS */
     CONNECT_TIMEOUT_MS = 5000,
     LOW_SPEED_BYTES_PER_S = 1024, /* slower than this for LOW_SPEED_S is a stall */
     LOW_SPEED_S = 20,
@@ -301,16 +300,15 @@ static enum s3d_code add_headers(struct attempt *attempt, struct s3d_error *erro
     return S3D_OK;
 }
 
-static void set_body(CURL *easy, const struct s3d_http_message *message, bool tls)
+static void set_body(CURL *easy, const struct s3d_http_message *message)
 {
     curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
     curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE,
                      (curl_off_t)s3d_spans_bytes(message->body, message->body_count));
-    curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
-                     (long)(tls ? SEND_BUFFER_TLS_BYTES : SEND_BUFFER_BYTES));
+    curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, (long)SEND_BUFFER_BYTES);
 }
 
-static void set_method(CURL *easy, const struct s3d_http_message *message, bool tls)
+static void set_method(CURL *easy, const struct s3d_http_message *message)
 {
     if (strcmp(message->method, "GET") == 0) {
         curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
@@ -320,7 +318,7 @@ static void set_method(CURL *easy, const struct s3d_http_message *message, bool 
         curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, message->method);
     }
     if (strcmp(message->method, "PUT") == 0 || strcmp(message->method, "POST") == 0) {
-        set_body(easy, message, tls);
+        set_body(easy, message);
     }
 }
 
@@ -431,7 +429,7 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     if (attempt->message.patient) {
         set_patience(attempt);
     }
-    set_method(easy, &attempt->message, tls);
+    set_method(easy, &attempt->message);
     code = s3d_str_check(&attempt->message.secrets, error);
     if (!code) {
         code = s3d_http_proxy_apply(attempt->proxy, easy, error);
