@@ -14,9 +14,12 @@ bool s3d_host_of(const char *url, char host[S3D_HOST_MAX]);
 bool s3d_host_is_loopback(const char *host);
 /* Appends the host of one of Amazon's services in a region. */
 void s3d_host_add_amazon(struct s3d_str *host, const char *service, const char *region);
-/* INVALID for an endpoint that is no origin; shows it without what stands before an @. variable: which
- * setting it is. */
-enum s3d_code s3d_fail_endpoint(struct s3d_error *error, const char *endpoint,
-                                const char *variable);
+/*
+ * Finds "host[:port]" in an endpoint, "http[s]://host[:port]" with or without slashes at its end;
+ * anything else is INVALID and told without what stands before an @. variable: which setting it is.
+ */
+S3D_MUST_USE enum s3d_code s3d_endpoint_parse(const char *endpoint, const char *variable,
+                                              const char **authority, size_t *length,
+                                              struct s3d_error *error);
 
 #endif

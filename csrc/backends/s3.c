@@ -80,24 +80,6 @@ static const struct s3d_store_ops s3_ops = {
     .upload_etag = s3_upload_etag,
 };
 
-/* "scheme://authority" without a trailing slash; a path behind it is refused. */
-static enum s3d_code check_endpoint(const char *endpoint, const char **authority,
-                                    size_t *length, struct s3d_error *error)
-{
-    const char *rest = strncasecmp(endpoint, "https://", 8) == 0  ? endpoint + 8
-                       : strncasecmp(endpoint, "http://", 7) == 0 ? endpoint + 7
-                                                                  : NULL;
-    if (rest) {
-        *authority = rest;
-        *length = strcspn(rest, "/");
-        size_t slashes = strspn(rest + *length, "/");
-        if (*length && !rest[*length + slashes] && !strpbrk(rest, "@?# \t\r\n")) {
-            return S3D_OK;
-        }
-    }
-    return s3d_fail_endpoint(error, endpoint, "AWS_ENDPOINT_URL");
-}
-
 static bool is_tls(const char *origin)
 {
     return strncasecmp(origin, "https://", 8) == 0;
@@ -173,7 +155,8 @@ static enum s3d_code set_address(struct s3d_s3_store *store, const struct s3d_co
     struct s3d_config effective = *config;
     effective.endpoint = endpoint; /* decides on addressing */
     enum s3d_code code =
-        endpoint ? check_endpoint(endpoint, &authority, &length, error) : S3D_OK;
+        endpoint ? s3d_endpoint_parse(endpoint, "AWS_ENDPOINT_URL", &authority, &length, error)
+                 : S3D_OK;
     if (!code) {
         code = choose_addressing(&effective, bucket, authority, length, &virtual, error);
     }

@@ -83,14 +83,19 @@ static enum s3d_code read_answer(const struct s3d_http_fetch *fetch,
     return code ? code : s3d_credentials_check(credentials, what, error);
 }
 
-static void build_url(const struct s3d_source *source, struct s3d_str *url)
+static enum s3d_code build_url(const struct s3d_source *source, struct s3d_str *url,
+                               struct s3d_error *error)
 {
     if (source->endpoint) {
-        size_t length = strlen(source->endpoint);
-        while (length && source->endpoint[length - 1] == '/') {
-            length--;
+        const char *authority;
+        size_t length;
+        enum s3d_code code = s3d_endpoint_parse(source->endpoint, "AWS_ENDPOINT_URL_SSO",
+                                                &authority, &length, error);
+        if (code) {
+            return code;
         }
-        s3d_str_add_bytes(url, source->endpoint, length);
+        s3d_str_add_bytes(url, source->endpoint,
+                          (size_t)(authority - source->endpoint) + length);
     } else {
         s3d_str_add(url, "https://");
         s3d_host_add_amazon(url, "portal.sso", source->region);
@@ -99,6 +104,7 @@ static void build_url(const struct s3d_source *source, struct s3d_str *url)
     s3d_str_add_encoded(url, source->role_name, false);
     s3d_str_add(url, "&account_id=");
     s3d_str_add_encoded(url, source->account, false);
+    return s3d_str_check(url, error);
 }
 
 enum s3d_code s3d_fetch_sso(const struct s3d_source *source, const atomic_bool *stop,
@@ -108,12 +114,11 @@ enum s3d_code s3d_fetch_sso(const struct s3d_source *source, const atomic_bool *
     char *token = NULL;
     enum s3d_code code = read_token(source->token_file, &token, error);
     if (!code) {
-        build_url(source, &url);
-        s3d_str_add(&header, "x-amz-sso_bearer_token: ");
-        s3d_str_add(&header, token);
-        code = s3d_str_check(&url, error);
+        code = build_url(source, &url, error);
     }
     if (!code) {
+        s3d_str_add(&header, "x-amz-sso_bearer_token: ");
+        s3d_str_add(&header, token);
         code = s3d_str_check(&header, error);
     }
     if (!code) {

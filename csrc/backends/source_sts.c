@@ -12,7 +12,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -60,16 +59,15 @@ static enum s3d_code name_service(const struct s3d_source *source, struct s3d_st
 {
     const char *region = source->region ? source->region : "us-east-1";
     if (source->endpoint) {
-        const char *rest = strstr(source->endpoint, "://");
-        bool known = rest && (strncasecmp(source->endpoint, "https://", 8) == 0 ||
-                              strncasecmp(source->endpoint, "http://", 7) == 0);
-        size_t length = known ? strcspn(rest + 3, "/") : 0;
-        if (!length || strpbrk(source->endpoint, "@?#\\ \t\r\n") ||
-            rest[3 + length + strspn(rest + 3 + length, "/")]) {
-            return s3d_fail_endpoint(error, source->endpoint, "AWS_ENDPOINT_URL_STS");
+        const char *authority;
+        size_t length;
+        enum s3d_code code = s3d_endpoint_parse(source->endpoint, "AWS_ENDPOINT_URL_STS",
+                                                &authority, &length, error);
+        if (code) {
+            return code;
         }
-        s3d_str_add_bytes(host, rest + 3, length);
-        s3d_str_add_bytes(url, source->endpoint, (size_t)(rest - source->endpoint) + 3);
+        s3d_str_add_bytes(host, authority, length);
+        s3d_str_add_bytes(url, source->endpoint, (size_t)(authority - source->endpoint));
     } else {
         s3d_host_add_amazon(host, "sts", region);
         s3d_str_add(url, "https://");

@@ -306,14 +306,33 @@ def test_no_such_host(s3_own: Any, monkeypatch: pytest.MonkeyPatch, use: Any) ->
 
 @everything()
 @pytest.mark.parametrize(
-    "endpoint", ["127.0.0.1:9000", "ftp://127.0.0.1", "http://", "http://h/path", "http://u@h"]
+    ("endpoint", "fault", "write"),
+    [
+        (
+            "127.0.0.1:9000",
+            "does not begin with http://",
+            "write http://127.0.0.1:9000 or https",
+        ),
+        ("ftp://127.0.0.1", "does not begin with http://", "write http://host[:port] or https"),
+        ("http://", "has no host", "http://host"),
+        ("http://bücher.example", "has no host (a name in ASCII", "http://host"),
+        ("http://h/path", "has a path", "http://host"),
+        ("http://h?query", "has a query", "http://host"),
+        ("http://h:70000", "has a port", "http://host"),
+        ("http://u@h", "has a login", "http://host"),
+    ],
 )
 def test_an_endpoint_that_is_none(
-    s3_own: Any, monkeypatch: pytest.MonkeyPatch, use: Any, endpoint: str
+    s3_own: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Any,
+    endpoint: str,
+    fault: str,
+    write: str,
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     shown = endpoint.replace("http://u@", "***@")  # a login is not repeated
-    catch(use, s3_own.uri("x"), ValueError, shown, "AWS_ENDPOINT_URL", "http://host")
+    catch(use, s3_own.uri("x"), ValueError, f'"{shown}" {fault}', write, "(AWS_ENDPOINT_URL)")
 
 
 @pytest.fixture(scope="module")

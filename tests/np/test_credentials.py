@@ -304,6 +304,17 @@ def test_sso_refuses(place: Any, fake: FakeAws, tmp_path: Path) -> None:
     assert refused(place, "aws sso login").status == 401
 
 
+def test_an_sso_endpoint_that_is_none(
+    place: Any, fake: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, SESSION)
+    sso_login(tmp_path, "work")
+    address = fake.endpoint.removeprefix("http://")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SSO", address)
+    refused(place, f"write http://{address} or", "(AWS_ENDPOINT_URL_SSO)", kind=ValueError)
+    assert fake.seen == []
+
+
 @pytest.mark.parametrize("missing", ["sso_region", "sso_role_name", "[sso-session work]"])
 def test_half_an_sso_profile(place: Any, fake: FakeAws, tmp_path: Path, missing: str) -> None:
     lines = [line for line in SESSION.splitlines() if not line.startswith(missing)]

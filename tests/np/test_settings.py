@@ -357,6 +357,29 @@ def test_endpoint(
     assert len(heads_of(relay, lambda: s3dlio_np.put(s3_own.uri("x"), b"1"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("host", "spelling"),
+    [
+        ("127.0.0.1", "{}://127.0.0.1:{}//"),
+        ("127.0.0.1", "{}://localhost:{}"),
+        ("127.0.0.1", "{}://LOCALHOST:{}/"),
+        ("::1", "{}://[::1]:{}"),
+        ("::1", "{}://[0:0::1]:{}/"),
+    ],
+)
+def test_spellings_of_an_endpoint(
+    s3_own: Any, monkeypatch: pytest.MonkeyPatch, host: str, spelling: str
+) -> None:
+    """Each is signed as it is sent. tests/c/test_host.c has those that are refused."""
+    with OwnServer(host=host, verify=True) as server:
+        for name, value in server.env().items():
+            monkeypatch.setenv(name, value)
+        scheme = server.endpoint.partition(":")[0].upper()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", spelling.format(scheme, server.address[1]))
+        assert s3dlio_np.put("s3://bucket/x", b"1")["size"] == 1
+        assert server.counters()["signatures_verified"] == 1
+
+
 @pytest.mark.parametrize("variable", ["AWS_DEFAULT_REGION", "AWS_REGION", "configure"])
 def test_region(s3_own: Any, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     with OwnServer(region="eu-test-7") as server:
