@@ -1,12 +1,15 @@
 """Saves, loads, lists and deletes for a while, on s3:// and file://, while one request in twenty fails.
 
-    python benchmarks/soak.py [--minutes 10] [--seed 1]
+    python benchmarks/soak.py [--minutes 10] [--seed 1] [--leak memory|descriptor|connection|thread]
 
-Every byte that comes back is compared with what was written. Memory, file descriptors and threads of
-this process are sampled all the time: the run fails when the medians of its last third exceed those
-of the middle third by more than a little, when a fault kind never fired, or when uploads or temporary
-files are left. Results: benchmarks/results/soak.json. The faults come from the project's own server
-(S3D_TLS=1: over TLS).
+Every byte that comes back is compared with what was written. Before the faults begin and after they have
+ended, all connections that the settings allow for are in use at once, both ways; from the one time to
+the other not one descriptor of any kind and no thread may have been added, and memory must not grow
+within the second half (benchmarks/growth.py). The run also fails when a fault kind never fired, or when
+uploads, temporary files or buffers are left. --leak lets something go every second, to see that.
+
+Results: benchmarks/results/soak.json. The faults come from the project's own server (S3D_TLS=1: over
+TLS).
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ import argparse
 import json
 import os
 import random
-import statistics
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +35,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import s3dlio_np  # noqa: E402
+from benchmarks import growth  # noqa: E402
 from tests.servers.own import Fault, OwnServer  # noqa: E402
 
 PART = 5 << 20
 SAMPLE_S = 1.0
+CONNECTIONS = 16  # what the engine may have
+SETTINGS = {
+    "AWS_MAX_ATTEMPTS": "8",
+    "S3DLIO_HTTP_MAX_CONNS": str(CONNECTIONS),
+    "S3DLIO_RT_THREADS": "2",
+}
 LIVE_OBJECTS = 12  # for each place: beyond that, the oldest is deleted
 RANDOM = np.random.default_rng(1).integers(0, 256, 48 << 20, np.uint8)
 
@@ -128,7 +139,9 @@ class Soak:
 
     def save_arrays(self, place: Place) -> None:
         uri = place.fresh(".npz")
-        first, second = (RANDOM[start : start + size] for start, size in (self.slice(), self.slice()))
+        first, second = (
+            RANDOM[start : start + size] for start, size in (self.slice(), self.slice())
+        )
         arrays = {"a": first, "b": second[: second.size // 8 * 8].view(np.float64)}
         s3dlio_np.save_numpy(uri, arrays, part_size=PART)
         place.arrays[uri] = arrays
@@ -164,37 +177,40 @@ class Soak:
         self.counts[chosen.__name__] += 1
 
 
-def sample() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    return {
-        "rss_kib": int(status["VmRSS"].split()[0]),
-        "threads": int(status["Threads"]),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-    }
+def use_all(server: OwnServer, places: list[Place], pool: ThreadPoolExecutor) -> growth.Held:
+    """What is held after all connections have been in use at once, for GETs and for parts."""
+    stalls = [
+        server.add_fault(op=op, kind="stall", seconds=0.3, count=-1)
+        for op in ("GetObject", "UploadPart")
+    ]
+    whole = RANDOM[: RANDOM.size // PART * PART]
+    uris = [f"{place.prefix}/all{i}" for place in places for i in range(4)]
+    options = s3dlio_np.WriterOptions(part_size=PART)
+    for uri in uris[::4]:
+        s3dlio_np.put(uri, whole, options=options)
+        with s3dlio_np.open(uri, part_size=1 << 20) as stream:
+            if stream.read() != whole.tobytes():
+                raise AssertionError(f"{uri}: other bytes than were written")
+    # Parts last: a GET that stalls may be hedged, which closes its connection.
+    list(pool.map(lambda uri: s3dlio_np.put(uri, whole, options=options), uris))
+    held = growth.held(server.address[1])
+    for uri in uris:
+        s3dlio_np.delete(uri)
+    if not all(stall.hits() > 2 * CONNECTIONS for stall in stalls):
+        raise AssertionError("not all connections can have been in use")
+    server.clear_faults()
+    return held
 
 
-def growth(samples: list[dict[str, int]]) -> dict[str, dict[str, float]]:
-    """Medians of the middle and of the last third; the first is warm-up."""
-    third = len(samples) // 3
-    rows = {}
-    for name in samples[0]:
-        middle, last = (
-            statistics.median(row[name] for row in part)
-            for part in (samples[third : 2 * third], samples[2 * third :])
-        )
-        rows[name] = {"middle": middle, "last": last, "most": max(row[name] for row in samples)}
-    return rows
-
-
-def run(soak: Soak, places: list[Place], seconds: float) -> list[dict[str, int]]:
-    samples, began = [sample()], time.monotonic()
-    sampled = began
-    while (now := time.monotonic()) < began + seconds:
+def run(
+    soak: Soak, places: list[Place], seconds: float, leak: Callable[[], Any]
+) -> list[growth.Sample]:
+    samples = [growth.sample()]
+    while (now := time.monotonic()) < samples[0].seconds + seconds:
         soak.step(soak.dice.choice(places))
-        if now - sampled >= SAMPLE_S:
-            samples.append(sample())
-            sampled = now
+        if now - samples[-1].seconds >= SAMPLE_S:
+            samples.append(growth.sample())
+            leak()
     return samples
 
 
@@ -207,53 +223,84 @@ def faults_by_kind(faults: list[Fault]) -> dict[str, int]:
     return dict(hits)
 
 
+def left_behind(server: OwnServer, folder: str, soak: Soak, places: list[Place]) -> list[str]:
+    """Uploads and files that nobody knows of; deletes what is known."""
+    for place in places:
+        soak.list_all(place)
+        for uri in [*place.live, *place.arrays]:
+            s3dlio_np.delete(uri)
+    names = [str(row["key"]) for row in [*server.uploads(), *server.objects()]]
+    return names + [path.name for path in Path(folder).rglob("*") if path.is_file()]
+
+
 def problems(figures: dict[str, Any]) -> list[str]:
-    found = [f"the fault {name} never fired" for name, hits in figures["faults"].items() if not hits]
-    for name, allowed in (("rss_kib", 32 << 10), ("threads", 1), ("descriptors", 4)):
-        row = figures["growth"][name]
-        if row["last"] > row["middle"] + allowed:
-            found.append(f"{name} grew from {row['middle']} to {row['last']}")
+    found: list[str] = figures.pop("growth")
+    found += [
+        f"the fault {name} never fired" for name, hits in figures["faults"].items() if not hits
+    ]
     found += [f"left behind: {name}" for name in figures["left_behind"]]
+    if figures["engine"]["memory_held_bytes"]:
+        found.append(f"buffers held: {figures['engine']['memory_held_bytes']} bytes")
+    if figures["held"]["after"]["descriptors"].get("connections") != CONNECTIONS:
+        found.append(f"not the {CONNECTIONS} connections that the settings say")
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    soak = Soak(args.seed)
-    with tempfile.TemporaryDirectory() as folder, OwnServer(md5=True) as server:
-        os.environ.update(server.env() | {"AWS_MAX_ATTEMPTS": "8"})
+def work(
+    soak: Soak, args: argparse.Namespace, server: OwnServer, folder: str
+) -> dict[str, Any]:
+    places = [Place(f"file://{folder}"), Place("s3://bucket/soak")]
+    kept: list[socket.socket] = []
+    leaks = growth.LEAKS | {
+        "connection": lambda: kept.append(socket.create_connection(server.address))
+    }
+    with ThreadPoolExecutor(4) as pool:  # its threads count, too
+        before = use_all(server, places, pool)
+        server.reset()
         rules = [{"count": -1, "seed": args.seed + i, **rule} for i, rule in enumerate(FAULTS)]
         faults = [server.add_fault(**rule) for rule in rules]
-        places = [Place("s3://bucket/soak"), Place(f"file://{folder}")]
-        samples = run(soak, places, args.minutes * 60)
-        counters = server.counters()
-        requests = sum(counters["requests"].values())
+        samples = run(soak, places, args.minutes * 60, leaks.get(args.leak, lambda: None))
+        requests = sum(server.counters()["requests"].values())
         hits = faults_by_kind(faults)
         server.clear_faults()
-        for place in places:
-            soak.list_all(place)
-        known = {Path(uri).name for uri in [*places[1].live, *places[1].arrays]}
-        figures = {
-            "minutes": args.minutes,
-            "seed": args.seed,
-            "tls": server.tls,
-            "steps": dict(sorted(soak.counts.items())),
-            "bytes_compared": soak.bytes_compared,
-            "requests": requests,
-            "faults": hits,
-            "faults_percent": round(100 * sum(hits.values()) / requests, 2),
-            "engine": s3dlio_np.stats(),
-            "growth": growth(samples),
-            "left_behind": [str(upload["key"]) for upload in server.uploads()]
-            + [path.name for path in Path(folder).rglob("*") if path.is_file() and path.name not in known],
-        }
+        after = use_all(server, places, pool)
+    return {
+        "minutes": args.minutes,
+        "seed": args.seed,
+        "tls": server.tls,
+        "steps": dict(sorted(soak.counts.items())),
+        "bytes_compared": soak.bytes_compared,
+        "requests": requests,
+        "faults": hits,
+        "faults_percent": round(100 * sum(hits.values()) / requests, 2),
+        "engine": s3dlio_np.stats(),
+        "memory": growth.memory(samples),
+        "held": {"before": before._asdict(), "after": after._asdict()},
+        "left_behind": left_behind(server, folder, soak, places),
+        "growth": growth.problems(samples, before, after),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--leak", choices=[*growth.LEAKS, "connection"])
+    args = parser.parse_args()
+    growth.give_back_at_once()
+    soak = Soak(args.seed)
+    with tempfile.TemporaryDirectory() as folder, OwnServer(md5=True) as server:
+        os.environ.update(server.env() | SETTINGS)
+        figures = work(soak, args, server, folder)
     figures["problems"] = problems(figures)
-    results = ROOT / "benchmarks" / "results" / "soak.json"
-    results.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
+    if args.leak is None:
+        results = ROOT / "benchmarks" / "results" / "soak.json"
+        results.write_text(json.dumps(figures, indent=2) + "\n")
+    for problem in figures["problems"]:
+        print(f"soak: {problem}", file=sys.stderr)
     return 1 if figures["problems"] else 0
 
 
