@@ -14,12 +14,13 @@ MIB = 1 << 20
 STREAMS = 64
 PART = 5 * MIB
 PARTS = 4  # of each writer
-READ_BYTES = 12 * MIB
+READ_BYTES = 20 * MIB
 LIMIT = 8 * PART  # where each writer alone would take 2 x 64 parts
-SMALL = 256 * 1024  # what a stream without a buffer may have over the limit
+SMALL = 256 * 1024  # what a stream without a buffer may have over the limit; a step of a reader
+STEP = {"write": MIB, "read": SMALL}
 
-# Prints the memory over what there was before; the counters; and, of every stream, how many bytes it had
-# done when half of its kind were through.
+# Prints the memory over what there was before; the counters; of every stream, how many steps all streams
+# of its kind did at most from one step of its own to the next, or to its first.
 CROWD = """
     import json, sys, threading
     import s3dlio_np
@@ -29,20 +30,26 @@ CROWD = """
     piece = 1 << 20
     expected = memoryview(pattern(0, PATTERN_PERIOD + piece))
     memories = [memoryview(bytearray(256 * 1024)) for _ in range(streams)]
-    done = {"write": [0] * streams, "read": [0] * streams}
-    through = {"write": 0, "read": 0}
-    at_half = {}
+    done, seen, longest = ({"write": [0] * streams, "read": [0] * streams} for _ in range(3))
+    steps = {"write": 0, "read": 0}
     counting = threading.Lock()
     wrong = []
     together = threading.Barrier(2 * streams + 1)
     opened = threading.Barrier(2 * streams)
+
+    def step(kind, i, size):
+        done[kind][i] += size
+        with counting:
+            steps[kind] += 1
+            longest[kind][i] = max(longest[kind][i], steps[kind] - seen[kind][i])
+            seen[kind][i] = steps[kind]
 
     def write(i):
         with s3dlio_np.open(f"{goal}{i}", "wb", part_size=part) as stream:
             opened.wait()
             while done["write"][i] < parts * part:
                 at = done["write"][i] % PATTERN_PERIOD
-                done["write"][i] += stream.write(expected[at : at + piece])
+                step("write", i, stream.write(expected[at : at + piece]))
         assert stream.close()["size"] == parts * part
 
     def read(i):
@@ -51,17 +58,13 @@ CROWD = """
             while got := stream.readinto(memories[i]):
                 at = done["read"][i] % PATTERN_PERIOD
                 assert memories[i][:got] == expected[at : at + got], (i, done["read"][i])
-                done["read"][i] += got
+                step("read", i, got)
         assert done["read"][i] == size
 
     def work(kind, i):
         together.wait()
         try:
             {"write": write, "read": read}[kind](i)
-            with counting:
-                through[kind] += 1
-                if through[kind] == streams // 2:
-                    at_half[kind] = list(done[kind])
         except BaseException as error:
             wrong.append(repr(error))
 
@@ -80,12 +83,12 @@ CROWD = """
     for thread in threads:
         thread.join()
     extra = in_memory("VmHWM") - before
-    print(json.dumps({"wrong": wrong, "extra": extra, "half": at_half, **s3dlio_np.stats()}))
+    print(json.dumps({"wrong": wrong, "extra": extra, "steps": steps, "longest": longest, **s3dlio_np.stats()}))
 """
 
 
-def crowd(source: str, goal: str, env: Mapping[str, str], parts: int = PARTS) -> dict[str, Any]:
-    counts = (STREAMS, PART, parts, READ_BYTES)
+def crowd(source: str, goal: str, env: Mapping[str, str]) -> dict[str, Any]:
+    counts = (STREAMS, PART, PARTS, READ_BYTES)
     printed = child.run(
         CROWD, source, goal, *counts, env={**env, "S3DLIO_MEMORY_LIMIT": str(LIMIT)}
     )
@@ -107,12 +110,13 @@ def assert_bounded(row: dict[str, Any]) -> None:
 
 
 def assert_nobody_starves(row: dict[str, Any]) -> None:
-    """By the time that half of the writers are through, the last one has filled a part, too; half of the
-    readers, the last one a small block: which thread runs when is in part the interpreter's choice.
+    """Nobody waits while all others of its kind fill, or read, two parts each. One part each is what taking
+    turns costs, and which thread runs when is in part the interpreter's choice.
     """
-    assert len(row["half"]["write"]) == len(row["half"]["read"]) == STREAMS
-    assert min(row["half"]["write"]) >= PART
-    assert min(row["half"]["read"]) >= SMALL
+    for kind, size in (("write", PARTS * PART), ("read", READ_BYTES)):
+        assert row["steps"][kind] >= STREAMS * size // STEP[kind]
+        assert len(row["longest"][kind]) == STREAMS
+        assert max(row["longest"][kind]) <= 2 * STREAMS * PART // STEP[kind]
 
 
 def test_s3() -> None:
@@ -130,8 +134,8 @@ def test_s3_that_takes_its_time() -> None:
     """No buffer comes back for longer than a stream waits that finds none to be under way."""
     with OwnServer(discard=True, pattern_objects={"bucket/data": READ_BYTES}) as server:
         fault = server.add_fault(op="UploadPart", kind="stall", seconds=0.22, count=-1)
-        row = crowd("s3://bucket/data", "s3://bucket/new", server.env(), parts=3)
-        assert fault.hits() == STREAMS * 3
+        row = crowd("s3://bucket/data", "s3://bucket/new", server.env())
+        assert fault.hits() == STREAMS * 4
         assert_bounded(row)
         assert_nobody_starves(row)
         assert len(server.objects()) == STREAMS + 1
