@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of something."""
+"""Ctrl-C at a chosen moment, in the tests' own process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 
 
 @contextmanager
-def interrupted_when(ready: Callable[[], bool]) -> Iterator[None]:
+def interrupted_when(
+    ready: Callable[[], object],
+) -> Iterator[pytest.ExceptionInfo[KeyboardInterrupt]]:
     """Sends Ctrl-C to the main thread once `ready`; the body must end with KeyboardInterrupt."""
     done = threading.Event()
 
@@ -26,8 +28,8 @@ def interrupted_when(ready: Callable[[], bool]) -> Iterator[None]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        with pytest.raises(KeyboardInterrupt) as caught:
+            yield caught
     finally:
         done.set()
         watcher.join()

@@ -368,7 +368,9 @@ static PyObject *writer_exit(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     }
     if (args[0] != Py_None) {
-        if (abort_writer(self) || raise_hidden_interrupt(self, args[1])) {
+        /* An abort looks for no signals: one that came meanwhile would be left to who comes next. */
+        if (abort_writer(self) || raise_hidden_interrupt(self, args[1]) ||
+            PyErr_CheckSignals()) {
             return NULL;
         }
     } else if (!self->aborted) {

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
-import os
 import pickle
 import random
-import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +21,7 @@ import s3dlio_np
 import s3dlio_torch
 from s3dlio_np._native import ArchiveWriter
 from s3dlio_torch import _ring
+from tests.interrupts import interrupted_when
 from tests.marks import near
 from tests.torch.standin import LIMIT_S, ReusedTooEarly, StandIn, installed
 from tests.torch.test_native_damage import Layout
@@ -244,27 +243,10 @@ def test_the_detector_sees_a_slot_that_is_sent_too_early_again(
     assert large_ring.running() == 0
 
 
-def interrupt_when(condition: Callable[[], object]) -> threading.Thread:
-    """Ctrl-C once it is true."""
-
-    def watch() -> None:
-        for _ in range(LIMIT_S * 100):
-            if condition():
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            threading.Event().wait(0.01)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
-
-
 def test_ctrl_c_in_a_save(s3_own: Any, large_ring: StandIn) -> None:
     fault = s3_own.server.add_fault(op="UploadPart", kind="stall", seconds=60, count=-1)
-    watcher = interrupt_when(lambda: fault.hits() > 0)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_when(lambda: fault.hits() > 0):
         s3dlio_torch.save(large(large_ring), s3_own.uri("m.pt"), **FEW)
-    watcher.join()
     assert large_ring.running() == 0
     s3_own.server.clear_faults()
     assert (s3_own.objects(), s3_own.uploads()) == ({}, [])
@@ -515,10 +497,8 @@ def test_a_request_that_fails(s3_own: Any, devices: StandIn) -> None:
 def test_ctrl_c_in_a_load(s3_own: Any, devices: StandIn) -> None:
     s3_own.put("m.pt", stock(large(devices, 2)))
     fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=60, skip=8, count=-1)
-    watcher = interrupt_when(lambda: fault.hits() > 0)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_when(lambda: fault.hits() > 0):
         s3dlio_torch.load(s3_own.uri("m.pt"))
-    watcher.join()
     assert devices.running() == 0
     assert not any(fetch.is_running for fetch in devices.fetches)
 

@@ -240,6 +240,20 @@ def test_ctrl_c_in_a_save_writes_nothing(s3_own: Any) -> None:
     assert (s3_own.objects(), s3_own.uploads()) == ({}, [])
 
 
+@pytest.mark.parametrize("skip", [0, 1, 3])
+def test_ctrl_c_in_a_load(s3_own: Any, skip: int) -> None:
+    state = make_state()
+    s3dlio_torch.save(state, s3_own.uri("m.pt"), part_size=PART)
+    few = {"part_size": 1 << 20, "max_concurrency": 2}
+    fault = s3_own.server.add_fault(
+        op="GetObject", kind="stall", seconds=60, skip=skip, count=-1
+    )
+    with interrupted_when(lambda: fault.hits() > 0):
+        s3dlio_torch.load(s3_own.uri("m.pt"), **few)
+    s3_own.server.clear_faults()
+    assert_same(s3dlio_torch.load(s3_own.uri("m.pt"), **few), state)
+
+
 def test_exit_in_the_middle_of_a_save_writes_nothing(s3_own: Any) -> None:
     """The main thread ends while a daemon thread saves: the engine aborts the upload."""
     fault = s3_own.server.add_fault(op="UploadPart", kind="stall", seconds=20, count=-1)
