@@ -53,13 +53,15 @@ class WriterOptions:
         frame. Local files have no Content-Encoding: read them with decompress=True. close() then
         tells the object's own size, and in bytes_written what was written.
     compression_level: 1 to 19; None: 3.
-    if_none_match: create only; writing an existing object is an ObjectExistsError.
+    if_none_match: create only; writing an existing object is an ObjectExistsError, meeting another
+        conditional write each time an ObjectChangedError (code CONFLICT): try again.
     if_match: replace only the version that has this ETag, as stat() tells it; when the object has been
         replaced or deleted by then it stays as it is, and that is an ObjectChangedError. The store
         decides when the object is to become visible. Of a local file the ETag is compared just before
         the rename, and files have no way to do both in one step: a writer that comes between is lost.
-        When the answer to a write of a single request is lost, it is sent again, and refused because
-        of itself: then the error does not tell who has written. (Uploads in parts do tell.)
+        Objects that are written on one of these conditions carry an id of their write as metadata
+        (s3dlio-write-id): when an answer is lost, the object tells whether it is this write's. If it
+        cannot be asked, that is a StorageError with code UNDECIDED, never a success.
 
     Raises ValueError or TypeError for a value that no store would take; the ranges of the numbers
     are checked when the object is opened.

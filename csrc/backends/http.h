@@ -29,6 +29,9 @@ struct s3d_http_message {
 
 enum { S3D_HTTP_TEXT_MAX = 8 * 1024 * 1024 };
 
+/* Metadata of an object, in which s3d_put_options.write_id is kept. */
+#define S3D_WRITE_ID_HEADER "x-amz-meta-s3dlio-write-id"
+
 /* What came back. Header values are copied, cut to size and terminated; "" where absent. */
 struct s3d_http_answer {
     int status;
@@ -38,6 +41,7 @@ struct s3d_http_answer {
     char etag[S3D_ETAG_MAX];
     char content_encoding[32];
     char request_id[128];
+    char write_id[S3D_WRITE_ID_MAX];        /* S3D_WRITE_ID_HEADER */
     char region[64];                        /* x-amz-bucket-region */
     char checksums[S3D_SUM_KINDS][S3D_SUM_TEXT]; /* x-amz-checksum-..., as s3d_sum_kinds */
     char checksum_type[16];                 /* x-amz-checksum-type */

@@ -128,6 +128,8 @@ static void take_header(struct s3d_http_answer *answer, struct text name, struct
         answer->retry_after_ms = parse_retry_after(value);
     } else if (is(name, "x-amz-request-id") || is(name, "x-ms-request-id")) {
         s3d_copy_text(answer->request_id, sizeof answer->request_id, value.start, value.length);
+    } else if (is(name, S3D_WRITE_ID_HEADER)) {
+        s3d_copy_text(answer->write_id, sizeof answer->write_id, value.start, value.length);
     } else if (is(name, "x-amz-bucket-region")) {
         s3d_copy_text(answer->region, sizeof answer->region, value.start, value.length);
     } else {

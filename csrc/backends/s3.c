@@ -67,6 +67,17 @@ static bool s3_upload_etag(const struct s3d_part *parts, size_t count, char etag
     return known;
 }
 
+static bool s3_upload_sum_is(const struct s3d_request *request, const struct s3d_object *object)
+{
+    char sum[S3D_SUM_TEXT];
+    const struct s3d_sum_kind *kind = s3d_s3_checksum_kind(request);
+    if (!kind || kind != object->sum_kind) {
+        return false;
+    }
+    kind->write(s3d_sum_parts(kind, request), sum);
+    return strcmp(sum, object->sum) == 0;
+}
+
 static enum s3d_code s3_ready(struct s3d_store *base, uint64_t *ticket, struct s3d_error *error)
 {
     struct s3d_s3_store *store = (struct s3d_s3_store *)(void *)base;
@@ -78,6 +89,8 @@ static const struct s3d_store_ops s3_ops = {
     .ready = s3_ready,
     .close = s3_close,
     .upload_etag = s3_upload_etag,
+    .upload_sum_is = s3_upload_sum_is,
+    .keeps_write_id = true,
 };
 
 static bool is_tls(const char *origin)

@@ -51,6 +51,8 @@ struct s3d_s3_checksum {
 };
 /* Reads the body once; its sum is the request's result.checksum. */
 void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checksum);
+/* The kind that goes with a request's options; NULL: none. */
+const struct s3d_sum_kind *s3d_s3_checksum_kind(const struct s3d_request *request);
 /* The element for one part of a CompleteMultipartUpload. */
 void s3d_s3_checksum_xml(const struct s3d_request *request, const struct s3d_part *part,
                          struct s3d_str *text);

@@ -9,6 +9,7 @@ static void take_object(struct s3d_request *request, const struct s3d_http_answe
     struct s3d_object *object = &request->result.object;
     memcpy(object->etag, answer->etag, sizeof object->etag);
     memcpy(object->content_encoding, answer->content_encoding, sizeof object->content_encoding);
+    memcpy(object->write_id, answer->write_id, sizeof object->write_id);
     object->modified_s = answer->modified_s;
     s3d_s3_checksum_take(request, answer, object);
 }
@@ -104,11 +105,17 @@ static const struct {
     {"TokenRefreshRequired", S3D_DENIED},
 };
 
-/* Whether only a certain version may be replaced. */
-static bool is_conditional_commit(const struct s3d_request *request)
+/* Whether the request makes an object visible, perhaps on a condition. */
+static bool is_commit(const struct s3d_request *request)
 {
-    return request->options && request->options->if_match &&
+    return request->options &&
            (request->verb == S3D_VERB_PUT || request->verb == S3D_VERB_UPLOAD_COMPLETE);
+}
+
+/* Whether only a certain version may be replaced. */
+static bool is_replacing_commit(const struct s3d_request *request)
+{
+    return is_commit(request) && request->options->if_match;
 }
 
 static enum s3d_code code_of_status(const struct s3d_request *request, int status)
@@ -118,9 +125,14 @@ static enum s3d_code code_of_status(const struct s3d_request *request, int statu
     case 403: return S3D_DENIED;
     case 404: return S3D_NOT_FOUND;
     case 408: return S3D_TIMEOUT;
+    case 409:
+        /* S3's advice is to send a PUT again; of an upload it may have kept the parts or not. */
+        return is_commit(request) && (request->options->if_none_match || request->options->if_match)
+                   ? S3D_CONFLICT
+                   : S3D_REJECTED;
     case 412:
         /* Reads and some writes say which version they want, others that none may be there. */
-        if (request->verb == S3D_VERB_GET || is_conditional_commit(request)) {
+        if (request->verb == S3D_VERB_GET || is_replacing_commit(request)) {
             return S3D_CHANGED;
         }
         return request->options && request->options->if_none_match ? S3D_EXISTS : S3D_REJECTED;
@@ -193,9 +205,9 @@ static enum s3d_code fail_by_answer(struct s3d_request *request,
             code = known_codes[i].code;
         }
     }
-    if (is_conditional_commit(request) && (code == S3D_NOT_FOUND || answer->status == 409) &&
+    if (is_replacing_commit(request) && code == S3D_NOT_FOUND &&
         strcmp(xml.code, "NoSuchUpload") != 0 && strcmp(xml.code, "NoSuchBucket") != 0) {
-        code = S3D_CHANGED; /* deleted, or being replaced: in any case not that version */
+        code = S3D_CHANGED; /* deleted: in any case not that version */
     }
     if (should_redirect(request, answer, &xml)) {
         code = S3D_ELSEWHERE;
@@ -233,6 +245,38 @@ static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_ht
     }
     take_object(request, answer);
     return S3D_OK;
+}
+
+/* The status that an error would have had, had it come in time; 500 for what is not known. */
+static int status_of_late_error(const char *server_code)
+{
+    static const struct {
+        const char *server_code;
+        int status;
+    } late[] = {
+        {"AccessDenied", 403},
+        {"BadDigest", 400},
+        {"ConditionalRequestConflict", 409},
+        {"EntityTooLarge", 400},
+        {"EntityTooSmall", 400},
+        {"InvalidDigest", 400},
+        {"InvalidPart", 400},
+        {"InvalidPartOrder", 400},
+        {"InvalidRequest", 400},
+        {"MalformedXML", 400},
+        {"NoSuchBucket", 404},
+        {"NoSuchUpload", 404},
+        {"OperationAborted", 409},
+        {"PreconditionFailed", 412},
+        {"ServiceUnavailable", 503},
+        {"SlowDown", 503},
+    };
+    for (size_t i = 0; i < sizeof late / sizeof *late; i++) {
+        if (strcmp(late[i].server_code, server_code) == 0) {
+            return late[i].status;
+        }
+    }
+    return 500;
 }
 
 /* --- listed keys --- */
@@ -301,7 +345,7 @@ static enum s3d_code finish_text(struct s3d_request *request, struct s3d_http_an
     case S3D_VERB_UPLOAD_COMPLETE:
         /* S3 answers 200 at once and may tell of a failure later, in the body. */
         if (s3d_xml_error(text, length, &xml)) {
-            answer->status = 500;
+            answer->status = status_of_late_error(xml.code);
             return fail_by_answer(request, answer, error);
         }
         return s3d_xml_complete(text, length, request->result.object.etag,

@@ -21,6 +21,11 @@ static enum s3d_checksum checksum_of(const struct s3d_request *request)
     return checksum == S3D_CHECKSUM_DEFAULT ? s3d_s3_store_of(request)->checksum : checksum;
 }
 
+const struct s3d_sum_kind *s3d_s3_checksum_kind(const struct s3d_request *request)
+{
+    return s3d_sum_kind(checksum_of(request));
+}
+
 void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checksum)
 {
     enum s3d_checksum which = checksum_of(request);

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 /* A query kept in canonical order: add names in ascending order. */
@@ -142,6 +143,7 @@ static bool is_header_value(const char *text)
 
 static enum s3d_code check_options(const struct s3d_put_options *options, struct s3d_error *error)
 {
+    static const char *const write_id_name = S3D_WRITE_ID_HEADER + sizeof "x-amz-meta-" - 1;
     const char *const values[] = {options->content_type, options->content_encoding,
                                   options->storage_class, options->if_match};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
@@ -158,6 +160,12 @@ static enum s3d_code check_options(const struct s3d_put_options *options, struct
             return s3d_fail(error, S3D_INVALID,
                             "the metadata entry \"%.64s\" is not a valid HTTP header",
                             options->metadata[2 * i]);
+        }
+        if (options->write_id && strcasecmp(options->metadata[2 * i], write_id_name) == 0) {
+            return s3d_fail(error, S3D_INVALID,
+                            "the metadata entry \"%s\" is what a conditional write is known by: "
+                            "choose another name",
+                            write_id_name);
         }
     }
     return S3D_OK;
@@ -185,6 +193,9 @@ static void add_put_options(struct header_set *set, const struct s3d_request *re
     }
     if (options->storage_class) {
         header_add(set, "x-amz-storage-class", options->storage_class);
+    }
+    if (options->write_id) {
+        header_add(set, S3D_WRITE_ID_HEADER, options->write_id);
     }
     for (size_t i = 0; i < options->metadata_count; i++) {
         header_add(set, metadata_name, options->metadata[2 * i + 1]);

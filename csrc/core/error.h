@@ -34,6 +34,8 @@
     X(ELSEWHERE, STORAGE, false)           /* the bucket lies elsewhere, and the store now too */  \
     X(EXISTS, EXISTS, false)               /* create-only write of an existing object */          \
     X(CHANGED, CHANGED, false)             /* the object changed while it was read */             \
+    X(CONFLICT, CHANGED, true)             /* a conditional write met another one under way */    \
+    X(UNDECIDED, STORAGE, false)           /* whether an object was written is not known */       \
     X(INTEGRITY, INTEGRITY, true)          /* a checksum does not match */                        \
     X(RANGE, STORAGE, false)               /* the requested range lies outside the object */      \
     X(REJECTED, STORAGE, false)            /* any other refusal by the server (4xx) */            \

@@ -167,6 +167,7 @@ void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, en
     }
     request->last.code = code;
     request->throttled = request->throttled || code == S3D_THROTTLED;
+    request->conflicted = request->conflicted || code == S3D_CONFLICT;
     name_operation(request);
     /* No fault of the server's: at once, and at nobody's cost. */
     if (code == S3D_EXPIRED || code == S3D_ELSEWHERE) {

@@ -5,8 +5,10 @@
 #include "core/put_options.h"
 #include "core/put_state.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum {
     SMALL_CHUNK_BYTES = 256 * 1024, /* for what lies between memory referred to */
@@ -265,16 +267,6 @@ enum s3d_code s3d_put_let_go(struct s3d_put *put, uint64_t end_bytes, int64_t ti
     return code;
 }
 
-static void single_put(struct s3d_put *put)
-{
-    put->moving_bytes = s3d_draft_chunk_bytes(&put->draft);
-    s3d_budget_moves(&put->store->engine->budget, put->moving_bytes);
-    put->control.spans = put->draft.spans;
-    put->control.span_count = put->draft.span_count;
-    put->control.length_bytes = put->draft.bytes;
-    s3d_put_submit_control(put, S3D_VERB_PUT);
-}
-
 static void became_visible(struct s3d_put *put)
 {
     memcpy(put->etag, put->control.result.object.etag, sizeof put->etag);
@@ -288,50 +280,6 @@ static void became_visible(struct s3d_put *put)
     s3d_count(&put->store->engine->stats.objects_written, 1);
     s3d_put_release_chunks(put);
     s3d_engine_remove_put(put);
-}
-
-/*
- * The store knows no such upload, or finds an object where none or another may be: perhaps because it has
- * completed the upload already, and the answer was lost on the way. Then the object is asked for.
- */
-static bool is_commit_in_doubt(const struct s3d_put *put)
-{
-    enum s3d_code code = put->control.result.code;
-    return put->control.verb == S3D_VERB_UPLOAD_COMPLETE && put->store->ops->upload_etag &&
-           (code == S3D_NOT_FOUND || code == S3D_EXISTS || code == S3D_CHANGED);
-}
-
-/* Whether the object that is there now is this upload's. */
-static enum s3d_code decide_commit(struct s3d_put *put, struct s3d_error *own)
-{
-    const struct s3d_object *object = &put->control.result.object;
-    char etag[S3D_ETAG_MAX];
-    bool is_ours = !put->control.result.code && object->size_bytes == put->taken_bytes &&
-                   put->store->ops->upload_etag(put->parts, put->part_count, etag) &&
-                   strcmp(etag, object->etag) == 0;
-    if (is_ours) {
-        return S3D_OK;
-    }
-    put->completing = false;
-    if (put->doubt.code == S3D_EXISTS || put->doubt.code == S3D_CHANGED) {
-        return s3d_error_copy(own, &put->doubt);
-    }
-    s3d_fail(own, S3D_REJECTED,
-             "the store has dropped the multipart upload %.128s, and the object is not (or not "
-             "provably) the one that was to be written",
-             put->upload_id);
-    s3d_error_set_operation(own, "%s", s3d_verb_name(S3D_VERB_UPLOAD_COMPLETE));
-    return S3D_REJECTED;
-}
-
-static void start_commit(struct s3d_put *put)
-{
-    put->completing = true;
-    if (put->part_count) {
-        s3d_put_submit_control(put, S3D_VERB_UPLOAD_COMPLETE);
-    } else {
-        single_put(put);
-    }
 }
 
 /* One step of finishing; OK means the object is visible. */
@@ -350,25 +298,9 @@ static enum s3d_code finish_step(struct s3d_put *put, int64_t deadline_ms, struc
         if (failure_code(put)) {
             return failure_code(put);
         }
-        start_commit(put);
+        s3d_put_start_commit(put);
     }
-    if (!s3d_put_wait_idle(put, deadline_ms)) {
-        return S3D_AGAIN;
-    }
-    if (is_commit_in_doubt(put)) {
-        put->doubt = put->control.result.error;
-        s3d_put_submit_control(put, S3D_VERB_STAT);
-        if (!s3d_put_wait_idle(put, deadline_ms)) {
-            return S3D_AGAIN;
-        }
-    }
-    if (put->control.verb == S3D_VERB_STAT) {
-        return decide_commit(put, own);
-    }
-    if (put->control.result.code) {
-        *own = put->control.result.error;
-    }
-    return put->control.result.code;
+    return s3d_put_end_commit(put, deadline_ms, own);
 }
 
 enum s3d_code s3d_put_finish(struct s3d_put *put, int64_t timeout_ms, struct s3d_error *error)
@@ -439,8 +371,7 @@ static void abort_put(struct s3d_put *put, const struct s3d_error *why)
     s3d_put_fail_locked(put, why);
     s3d_latch_unlock(&put->latch);
     join_requests(put);
-    if (put->completing && put->control.verb != S3D_VERB_STAT &&
-        put->control.result.code == S3D_OK) {
+    if (s3d_put_is_committed(put)) {
         became_visible(put); /* the abort came too late: the object is there, and whole */
         return;
     }
@@ -466,6 +397,25 @@ void s3d_put_abort(struct s3d_put *put, const struct s3d_error *why)
 
 /* ---- life ---- */
 
+/* A conditional write must know its own object again: one of equal bytes can be another writer's. */
+static enum s3d_code set_write_id(struct s3d_put *put, struct s3d_error *error)
+{
+    unsigned char random[(S3D_WRITE_ID_MAX - 1) / 2];
+    bool conditional = put->options.if_none_match || put->options.if_match;
+    if (!conditional || !put->store->ops->keeps_write_id) {
+        return S3D_OK;
+    }
+    /* So few bytes are never cut short. */
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
+        return s3d_fail_errno(error, errno, "getrandom");
+    }
+    for (size_t i = 0; i < sizeof random; i++) {
+        snprintf(put->write_id + 2 * i, 3, "%02x", random[i]);
+    }
+    put->options.write_id = put->write_id;
+    return S3D_OK;
+}
+
 static enum s3d_code put_init(struct s3d_put *put, const struct s3d_put_plan *plan,
                               struct s3d_error *error)
 {
@@ -485,7 +435,8 @@ static enum s3d_code put_init(struct s3d_put *put, const struct s3d_put_plan *pl
         return s3d_fail_memory(error, plan->concurrency * sizeof *put->slots);
     }
     s3d_put_init_requests(put);
-    return s3d_put_options_copy(&put->options, plan->options, error);
+    code = s3d_put_options_copy(&put->options, plan->options, error);
+    return code ? code : set_write_id(put, error);
 }
 
 static void put_destroy(struct s3d_put *put)

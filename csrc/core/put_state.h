@@ -1,6 +1,7 @@
 /*
- * Inside a put: its state, shared by put.c (what callers see: writing, finishing, aborting) and
- * put_parts.c (memory and parts in flight). Nobody else includes this.
+ * Inside a put: its state, shared by put.c (what callers see: writing, finishing, aborting),
+ * put_parts.c (memory and parts in flight) and put_commit.c (the last request). Nobody else includes
+ * this.
  */
 #ifndef S3D_CORE_PUT_STATE_H
 #define S3D_CORE_PUT_STATE_H
@@ -43,6 +44,7 @@ struct s3d_put {
     uint64_t part_bytes, part_max_bytes;
     unsigned concurrency;
     struct s3d_put_options options;
+    char write_id[S3D_WRITE_ID_MAX]; /* for options.write_id */
     /* locked{entry}: the caller's side */
     pthread_mutex_t entry;
     enum s3d_put_state state;
@@ -54,6 +56,7 @@ struct s3d_put {
     uint64_t expected_bytes; /* 0: not known */
     bool lasting;            /* what is referred to never waits for parts to be stored */
     struct s3d_error doubt; /* why the commit's outcome had to be asked for */
+    bool conflicted;        /* and whether an attempt met another write */
     uint64_t taken_bytes;
     uint64_t sent_offset; /* where the next part begins */
     struct s3d_claim claim; /* for a chunk, with nothing under way */
@@ -123,5 +126,15 @@ bool s3d_put_wait_stored(struct s3d_put *put, uint64_t end_bytes, int64_t deadli
 uint64_t s3d_put_stored_locked(const struct s3d_put *put);
 /* Waits a little for memory or a slot. */
 bool s3d_put_wait_change(struct s3d_put *put, int64_t deadline_ms);
+
+/* ---- put_commit.c ---- */
+
+/* Sends the request that makes the object visible; nothing else may be in flight. */
+void s3d_put_start_commit(struct s3d_put *put);
+/* What came of it; OK: the object is visible. */
+S3D_MUST_USE enum s3d_code s3d_put_end_commit(struct s3d_put *put, int64_t deadline_ms,
+                                              struct s3d_error *own);
+/* With nothing in flight: whether it took place, as far as is known. */
+bool s3d_put_is_committed(const struct s3d_put *put);
 
 #endif

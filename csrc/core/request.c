@@ -18,7 +18,7 @@ void s3d_request_reset(struct s3d_request *request)
     request->next = NULL;
     request->attempt = NULL;
     request->attempts = 0;
-    request->throttled = false;
+    request->throttled = request->conflicted = false;
     request->ticket = request->signed_with = 0;
     request->resigned = request->redirected = false;
     request->signed_for = NULL;

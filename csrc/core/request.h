@@ -41,7 +41,8 @@ const char *s3d_verb_name(enum s3d_verb verb);
 enum {
     S3D_ETAG_MAX = 128,      /* bytes with terminator, quotes included as the store sent them */
     S3D_UPLOAD_ID_MAX = 4096, /* S3 sends up to 1024; of a local file it is a path */
-    S3D_LIST_TOKEN_MAX = 4096
+    S3D_LIST_TOKEN_MAX = 4096,
+    S3D_WRITE_ID_MAX = 33 /* 128 random bits in hex */
 };
 
 /* What the store is to check on arrival and keep with the object. */
@@ -65,6 +66,7 @@ struct s3d_object {
     int64_t modified_s; /* Unix time, 0: unknown */
     char etag[S3D_ETAG_MAX];
     char content_encoding[32]; /* "" where there is none */
+    char write_id[S3D_WRITE_ID_MAX]; /* of the write that made it, "" where not known */
     /* The checksum of all its bytes that is kept with it, where that is known and of a kind that
      * sums of pieces can be put together to; NULL: not. */
     const struct s3d_sum_kind *sum_kind;
@@ -100,6 +102,7 @@ struct s3d_put_options {
     bool if_none_match; /* create only: an existing object is S3D_EXISTS */
     const char *if_match; /* replace only this version, by ETag; else S3D_CHANGED */
     enum s3d_checksum checksum;
+    const char *write_id; /* the put's own: kept with the object, to know it again by */
 };
 
 struct s3d_request {
@@ -137,6 +140,7 @@ struct s3d_request {
     void *attempt;                    /* the driver's state of the running attempt */
     unsigned attempts;
     bool throttled;                   /* an attempt was */
+    bool conflicted;                  /* an attempt met another write */
     uint64_t ticket;                  /* what the store is asked with while it is not ready */
     uint64_t signed_with;             /* the driver's: which keys the attempt was signed with */
     bool resigned;                    /* the driver's: sent once more because those had ended */

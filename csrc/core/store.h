@@ -33,6 +33,10 @@ struct s3d_store_ops {
     /* The ETag that an upload of these parts gets, where the store has such a rule (NULL: none). It
      * tells whether a commit whose answer was lost took place. False: not to be told from these. */
     bool (*upload_etag)(const struct s3d_part *parts, size_t count, char etag[S3D_ETAG_MAX]);
+    /* The same by a checksum that was sent with the request's parts and options, and kept with the
+     * object. NULL: the store has none. */
+    bool (*upload_sum_is)(const struct s3d_request *request, const struct s3d_object *object);
+    bool keeps_write_id; /* with the object; STAT tells it */
 };
 
 struct s3d_store {

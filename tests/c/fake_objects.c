@@ -20,7 +20,8 @@ static void next_etag_locked(struct fake_store *fake, char *etag)
 
 /* Takes over bytes. */
 static struct fake_object *store_object_locked(struct fake_store *fake, const char *key,
-                                               struct fake_bytes bytes)
+                                               struct fake_bytes bytes,
+                                               const char *write_id)
 {
     struct fake_object *object = find_object_locked(fake, key);
     if (!object) {
@@ -31,6 +32,7 @@ static struct fake_object *store_object_locked(struct fake_store *fake, const ch
     }
     free(object->bytes.data);
     object->bytes = bytes;
+    snprintf(object->write_id, sizeof object->write_id, "%s", write_id);
     next_etag_locked(fake, object->etag);
     return object;
 }
@@ -67,6 +69,7 @@ static void describe(struct s3d_request *request, const struct fake_object *obje
     request->result.object.size_bytes = object->bytes.size;
     request->result.object.modified_s = 1;
     memcpy(request->result.object.etag, object->etag, S3D_ETAG_MAX);
+    memcpy(request->result.object.write_id, object->write_id, S3D_WRITE_ID_MAX);
 }
 
 static enum s3d_code stat_locked(struct fake_store *fake, struct s3d_request *request)
@@ -121,13 +124,19 @@ static enum s3d_code get_locked(struct fake_store *fake, struct s3d_request *req
     return S3D_OK;
 }
 
+static const char *write_id_of(const struct s3d_request *request)
+{
+    return request->options && request->options->write_id ? request->options->write_id : "";
+}
+
 static enum s3d_code put_locked(struct fake_store *fake, struct s3d_request *request)
 {
     if (request->options && request->options->if_none_match &&
         find_object_locked(fake, request->key)) {
         return s3d_fail(&request->last, S3D_EXISTS, "the object exists");
     }
-    struct fake_object *object = store_object_locked(fake, request->key, gather(request));
+    struct fake_object *object =
+        store_object_locked(fake, request->key, gather(request), write_id_of(request));
     memcpy(request->result.object.etag, object->etag, S3D_ETAG_MAX);
     return S3D_OK;
 }
@@ -159,6 +168,7 @@ static enum s3d_code create_locked(struct fake_store *fake, struct s3d_request *
     snprintf(upload->id, sizeof upload->id, "upload-%u", ++fake->serial);
     CHECK(s3d_copy_text(upload->key, sizeof upload->key, request->key, strlen(request->key)));
     upload->if_none_match = request->options && request->options->if_none_match;
+    snprintf(upload->write_id, sizeof upload->write_id, "%s", write_id_of(request));
     upload->next = fake->uploads;
     fake->uploads = upload;
     snprintf(request->result.upload_id, sizeof request->result.upload_id, "%s", upload->id);
@@ -209,6 +219,13 @@ static enum s3d_code check_parts(struct fake_store *fake, struct s3d_request *re
     return S3D_OK;
 }
 
+bool fake_upload_etag(const struct s3d_part *parts, size_t count, char etag[S3D_ETAG_MAX])
+{
+    (void)parts;
+    snprintf(etag, S3D_ETAG_MAX, "\"parts-%zu\"", count);
+    return true;
+}
+
 static enum s3d_code complete_locked(struct fake_store *fake, struct s3d_request *request)
 {
     struct fake_upload **link = find_upload_locked(fake, request->upload_id);
@@ -230,7 +247,9 @@ static enum s3d_code complete_locked(struct fake_store *fake, struct s3d_request
         memcpy(bytes.data + at, part->data, part->size);
         at += part->size;
     }
-    struct fake_object *object = store_object_locked(fake, request->key, bytes);
+    struct fake_object *object =
+        store_object_locked(fake, request->key, bytes, (*link)->write_id);
+    fake_upload_etag(request->parts, request->part_count, object->etag);
     memcpy(request->result.object.etag, object->etag, S3D_ETAG_MAX);
     remove_upload_locked(link);
     return S3D_OK;
@@ -269,7 +288,7 @@ void fake_put_object(struct fake_store *fake, const char *key, const void *data,
         memcpy(bytes.data, data, size);
     }
     pthread_mutex_lock(&fake->mutex);
-    store_object_locked(fake, key, bytes);
+    store_object_locked(fake, key, bytes, "");
     pthread_mutex_unlock(&fake->mutex);
 }
 

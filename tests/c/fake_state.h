@@ -22,6 +22,7 @@ struct fake_object {
     char key[64];
     struct fake_bytes bytes;
     char etag[S3D_ETAG_MAX];
+    char write_id[S3D_WRITE_ID_MAX];
 };
 
 struct fake_upload_part {
@@ -35,6 +36,7 @@ struct fake_upload {
     char id[32];
     char key[64];
     bool if_none_match;
+    char write_id[S3D_WRITE_ID_MAX];
     struct fake_upload_part parts[PARTS_MAX]; /* by number - 1; etag "" where there is none */
 };
 
@@ -65,6 +67,8 @@ struct fake_store {
 /* What an attempt does when it ends. */
 enum s3d_code fake_perform_locked(struct fake_store *fake, struct s3d_request *request,
                                   const struct fake_rule *rule);
+/* The rule for uploads; their parts' ETags are of another kind. */
+bool fake_upload_etag(const struct s3d_part *parts, size_t count, char etag[S3D_ETAG_MAX]);
 void fake_objects_free(struct fake_store *fake);
 
 #endif

@@ -120,6 +120,9 @@ static void end_attempt(struct driver *driver, struct attempt *attempt)
     if (fake->watched) {
         s3d_attempt_heard(request);
     }
+    if (attempt->rule.late) {
+        (void)!fake_perform_locked(fake, request, &attempt->rule);
+    }
     if (attempt->rule.code) {
         code = s3d_fail(&request->last, attempt->rule.code, "scripted by rule %u",
                         attempt->rule_number);
@@ -342,7 +345,10 @@ static void store_free(struct s3d_store *base)
     free(fake);
 }
 
-static const struct s3d_store_ops store_ops = {.driver = &fake_driver, .close = store_free};
+static const struct s3d_store_ops store_ops = {.driver = &fake_driver,
+                                               .close = store_free,
+                                               .upload_etag = fake_upload_etag,
+                                               .keeps_write_id = true};
 
 enum s3d_code fake_try_open(struct fake_store **out, struct s3d_error *error)
 {

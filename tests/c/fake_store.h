@@ -24,6 +24,7 @@ struct fake_rule {
     bool hold; /* waits for fake_release (or a cancel) */
     int64_t delay_ms;
     enum s3d_code code; /* the attempt fails with it; OK: it does its work */
+    bool late;          /* fails after its work: the answer is lost */
     uint32_t retry_after_ms;
     bool wrong_etag;  /* answers with another ETag than the object's */
     uint64_t missing; /* GET: so many bytes fewer than asked, and OK all the same */

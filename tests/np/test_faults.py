@@ -185,16 +185,6 @@ def test_a_commit_whose_answer_was_lost(s3_own: Any, kind: str) -> None:
     assert s3_own.uploads() == []
 
 
-def test_create_only_and_a_lost_answer(s3_own: Any) -> None:
-    """The second attempt meets the object of the first: no collision to report as one."""
-    rule = s3_own.server.add_fault(op="CompleteMultipartUpload", kind="lost_reply")
-    options = s3dlio_np.WriterOptions(if_none_match=True, part_size=PART)
-    with s3dlio_np.open(s3_own.uri("new"), "wb", options=options) as stream:
-        stream.write(DATA)
-    assert rule.hits() == 1
-    assert s3_own.get("new") == DATA
-
-
 @pytest.mark.parametrize("name", ["500", "503", "reset before"])
 def test_aborts_survive(s3_own: Any, name: str) -> None:
     fault = {**STATUSES, **RESETS}[name]

@@ -536,31 +536,6 @@ def test_a_counter_that_loses_nothing(target: S3Target | FileTarget) -> None:
     assert target.read("counter") == b"5"
 
 
-def test_a_commit_whose_answer_is_lost(s3_own: Any) -> None:
-    """It is sent again, and refused because of itself: the object that is there tells."""
-    uri, data = s3_own.uri("object"), some_bytes(2 * PART + 1)
-    etag = s3dlio_np.put(uri, b"first")["etag"]
-    fault = s3_own.server.add_fault(op="CompleteMultipartUpload", kind="lost_reply")
-    replace(uri, data, etag)
-    assert fault.hits() == 1
-    assert s3_own.get("object") == data
-
-
-@pytest.mark.parametrize("size", [10, 2 * PART + 1])
-def test_a_conflict_is_a_change(s3_own: Any, size: int) -> None:
-    uri = s3_own.uri("object")
-    etag = s3dlio_np.put(uri, b"first")["etag"]
-    op = "PutObject" if size < PART else "CompleteMultipartUpload"
-    fault = s3_own.server.add_fault(
-        op=op, kind="status", status=409, code="ConditionalRequestConflict"
-    )
-    with pytest.raises(s3dlio_np.ObjectChangedError):
-        replace(uri, some_bytes(size), etag)
-    assert fault.hits() == 1
-    assert s3_own.get("object") == b"first"
-    assert s3_own.uploads() == []
-
-
 @pytest.mark.parametrize(
     ("options", "error"),
     [

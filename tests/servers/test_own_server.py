@@ -773,6 +773,32 @@ def test_fault_error_200(server: OwnServer) -> None:
     assert complete(server, "m", upload_id, [(1, etag)]).status == 200
 
 
+def test_fault_body_200_and_blanks(server: OwnServer) -> None:
+    upload_id = create_upload(server, "m")
+    etag = upload_part(server, "m", upload_id, 1, b"part")
+    any_text = server.add_fault(
+        op="CompleteMultipartUpload", kind="body_200", text=" <a b='&'>"
+    )
+    answer = complete(server, "m", upload_id, [(1, etag)])
+    assert (answer.status, answer.body, any_text.hits()) == (200, b" <a b='&'>", 1)
+    blanks = server.add_fault(op="CompleteMultipartUpload", kind="blanks", bytes=9)
+    answer = complete(server, "m", upload_id, [(1, etag)])
+    assert (answer.status, answer.body[:10], blanks.hits()) == (200, b" " * 9 + b"<", 1)
+    assert server.get_object(BUCKET, "m") == b"part"
+
+
+def test_fault_drop_upload(server: OwnServer) -> None:
+    upload_id = create_upload(server, "m")
+    etag = upload_part(server, "m", upload_id, 1, b"part")
+    fault = server.add_fault(
+        op="CompleteMultipartUpload", kind="drop_upload", status=409, code="Conflict"
+    )
+    dropped = complete(server, "m", upload_id, [(1, etag)])
+    assert (dropped.status, code_of(dropped), fault.hits()) == (409, "Conflict", 1)
+    assert server.uploads() == []
+    assert code_of(complete(server, "m", upload_id, [(1, etag)])) == "NoSuchUpload"
+
+
 def test_fault_selection(server: OwnServer) -> None:
     fault = server.add_fault(op="any", key="x y/", kind="status", status=503, skip=1, count=2)
     first, later = [], []

@@ -108,6 +108,25 @@ static void answer_status_fault(struct s3s_call *call)
                        fault->message[0] ? fault->message : "Scripted fault");
 }
 
+// Those of a completion.
+static bool fault_instead_of_completion(struct s3s_call *call)
+{
+    if (s3s_call_hit(call, S3S_FAULT_ERROR_200)) {
+        s3s_call_error_xml(call, call->fault.code[0] ? call->fault.code : "InternalError",
+                           "Scripted fault");
+    } else if (s3s_call_hit(call, S3S_FAULT_BODY_200)) {
+        s3s_text_puts(&call->answer.body, call->fault.text);
+    } else if (s3s_call_hit(call, S3S_FAULT_DROP_UPLOAD)) {
+        s3s_upload_abort(&call->server->store, s3s_call_upload(call));
+        answer_status_fault(call);
+        return true;
+    } else {
+        return false;
+    }
+    s3s_text_puts(&call->answer.headers, "Content-Type: application/xml\r\n");
+    return true;
+}
+
 // Faults that take the operation's place. True: the answer is made. `*alive` false: the connection is done.
 static bool fault_instead(struct s3s_call *call, bool *alive)
 {
@@ -117,11 +136,7 @@ static bool fault_instead(struct s3s_call *call, bool *alive)
         *alive = false;
     } else if (s3s_call_hit(call, S3S_FAULT_STATUS)) {
         answer_status_fault(call);
-    } else if (call->op == S3S_OP_COMPLETE_UPLOAD && s3s_call_hit(call, S3S_FAULT_ERROR_200)) {
-        s3s_text_puts(&call->answer.headers, "Content-Type: application/xml\r\n");
-        s3s_call_error_xml(call, call->fault.code[0] ? call->fault.code : "InternalError",
-                           "Scripted fault");
-    } else {
+    } else if (call->op != S3S_OP_COMPLETE_UPLOAD || !fault_instead_of_completion(call)) {
         if (!call->fault.has_bytes && s3s_call_hit(call, S3S_FAULT_STALL))
             *alive = s3s_wire_wait(call->wire, (int64_t)call->fault.stall_ms * 1000000);
         return false;

@@ -117,6 +117,8 @@ static bool read_field(struct s3s_fault *rule, struct s3s_span name, struct s3s_
         return read_string(value, rule->key, sizeof rule->key);
     if (s3s_span_is(name, "code"))
         return read_string(value, rule->code, sizeof rule->code);
+    if (s3s_span_is(name, "text"))
+        return read_string(value, rule->text, sizeof rule->text);
     return s3s_span_is(name, "message") &&
            read_string(value, rule->message, sizeof rule->message);
 }
@@ -125,14 +127,15 @@ static bool is_complete(const struct s3s_fault *rule)
 {
     if (rule->kind == S3S_FAULT_NONE || rule->op == S3S_OP_UNKNOWN || rule->per_mille > 1000)
         return false;
-    if (rule->kind == S3S_FAULT_STATUS)
+    if (rule->kind == S3S_FAULT_STATUS || rule->kind == S3S_FAULT_DROP_UPLOAD)
         return rule->status >= 300 && rule->status <= 599;
     if (rule->kind == S3S_FAULT_SLOW)
         return rule->bytes_per_s > 0;
     if (rule->kind == S3S_FAULT_STALL)
         return rule->stall_ms > 0;
     return rule->has_bytes ||
-           (rule->kind != S3S_FAULT_RESET_AFTER && rule->kind != S3S_FAULT_TRUNCATE);
+           (rule->kind != S3S_FAULT_RESET_AFTER && rule->kind != S3S_FAULT_TRUNCATE &&
+            rule->kind != S3S_FAULT_BLANKS);
 }
 
 // name=value fields between spaces; values are percent-decoded, so that a key may hold a space.

@@ -19,6 +19,9 @@
     X(STALL, "stall")                                                                          \
     X(CORRUPT, "corrupt")                                                                      \
     X(ERROR_200, "error_200")                                                                  \
+    X(BODY_200, "body_200")                                                                    \
+    X(BLANKS, "blanks")                                                                        \
+    X(DROP_UPLOAD, "drop_upload")                                                              \
     X(WRONG_RANGE, "wrong_range")                                                              \
     X(IGNORE_RANGE, "ignore_range")                                                            \
     X(WRONG_LENGTH, "wrong_length")                                                            \
@@ -49,7 +52,7 @@ struct s3s_fault {
     bool always;
     uint64_t per_mille, seed; // of the requests that fit and were not skipped; 1000: each
     uint64_t status, retry_after_s;
-    char code[64], message[192];
+    char code[64], message[192], text[256];
     uint64_t bytes, offset, bytes_per_s;
     bool has_bytes;
     uint64_t stall_ms;

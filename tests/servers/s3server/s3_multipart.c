@@ -6,6 +6,10 @@
 static void begin_result(struct s3s_call *call, const char *element)
 {
     struct s3s_text *body = &call->answer.body;
+    if (s3s_call_hit(call, S3S_FAULT_BLANKS)) {
+        for (uint64_t i = 0; i < call->fault.bytes; i++)
+            s3s_text_add(body, " ", 1);
+    }
     s3s_text_printf(body,
                     "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<%s "
                     "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">",
