@@ -195,8 +195,10 @@ class _TextStream(io.TextIOWrapper):
     ) -> None:
         if exc_type is None:
             self.close()
+        elif isinstance(self.buffer, ObjectWriter):
+            self.buffer.__exit__(exc_type, exc, traceback)
         else:
-            self._abort()
+            self.buffer.close()
 
     def __del__(self) -> None:
         try:

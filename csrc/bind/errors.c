@@ -129,7 +129,7 @@ int bind_errors_init(PyObject *module, struct bind_state *state)
         add_subclass(module, base, PyExc_FileExistsError, "s3dlio_np.ObjectExistsError",
                      "A create-only write found the object there.", &state->exists_error) ||
         add_subclass(module, base, NULL, "s3dlio_np.ObjectChangedError",
-                     "The object was replaced while it was read.", &state->changed_error) ||
+                     "The object was replaced while it was read, or before a write on a condition.", &state->changed_error) ||
         add_subclass(module, base, NULL, "s3dlio_np.IntegrityError",
                      "A checksum does not match the bytes.", &state->integrity_error)) {
         return -1;

@@ -1,6 +1,7 @@
 #include "bind/writer_state.h"
 
 #include "bind/errors.h"
+#include "bind/note.h"
 #include "bind/target.h"
 
 /*
@@ -144,6 +145,7 @@ PyObject *bind_writer_poison(struct bind_writer *self, enum s3d_code code,
     struct s3d_error why;
     s3d_fail(&why, S3D_CANCELLED, "interrupted: the object was not written");
     abort_put(self, &why);
+    bind_note_remains(exception, self->put, self->stream.name);
     bind_restore_exception(exception);
     /* It may have been committed in the last moment: then close() says so. */
     if (!self->put || !s3d_put_finished(self->put)) {
@@ -194,6 +196,10 @@ static void writer_finalize(PyObject *object)
         if (!self->stream.failure.error.code && !bind_stream_forked(&self->stream) &&
             !s3d_put_finished(self->put)) {
             warn_unclosed(object);
+            abort_put(self, NULL);
+            if (bind_note_remains(NULL, self->put, self->stream.name)) {
+                PyErr_WriteUnraisable(object);
+            }
         }
         self->aborted = true;
         self->stream.closed = true;
@@ -314,8 +320,8 @@ static int keep_late_commit(struct bind_writer *self, bool forked)
     return self->metadata ? 0 : -1;
 }
 
-/* Nothing to do when it has ended before: committed, failed, aborted. */
-static int abort_writer(struct bind_writer *self)
+/* Nothing to do when it has ended before: committed, failed, aborted. `exception`: why, or NULL. */
+static int abort_writer(struct bind_writer *self, PyObject *exception)
 {
     bool forked =
         bind_stream_forked(&self->stream); /* then core only forgets; no lock: see reader */
@@ -325,6 +331,10 @@ static int abort_writer(struct bind_writer *self)
     int failed = keep_late_commit(self, forked);
     if (!self->metadata && !self->stream.failure.error.code) {
         self->aborted = true;
+        abort_put(self, NULL);
+        if (!forked && bind_note_remains(exception, self->put, self->stream.name)) {
+            failed = -1;
+        }
     }
     self->stream.closed = true;
     free_put(self);
@@ -336,7 +346,7 @@ static int abort_writer(struct bind_writer *self)
 
 static PyObject *writer_abort(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    if (abort_writer((struct bind_writer *)object)) {
+    if (abort_writer((struct bind_writer *)object, NULL)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -369,7 +379,7 @@ static PyObject *writer_exit(PyObject *object, PyObject *const *args, Py_ssize_t
     }
     if (args[0] != Py_None) {
         /* An abort looks for no signals: one that came meanwhile would be left to who comes next. */
-        if (abort_writer(self) || raise_hidden_interrupt(self, args[1]) ||
+        if (abort_writer(self, args[1]) || raise_hidden_interrupt(self, args[1]) ||
             PyErr_CheckSignals()) {
             return NULL;
         }

@@ -14,6 +14,7 @@ enum {
     SMALL_CHUNK_BYTES = 256 * 1024, /* for what lies between memory referred to */
     ABORT_GRACE_MS = 5000,  /* for a create or complete under way: its outcome matters */
     ABORT_LIMIT_MS = 30000, /* for the request that removes the upload */
+    REMARK_MAX = 256,
 };
 
 void s3d_put_link(struct s3d_put *put, struct s3d_put **list)
@@ -350,14 +351,32 @@ static void remove_upload(struct s3d_put *put)
         s3d_put_cancel_control(put);
         s3d_put_wait_idle(put, -1);
     }
-    if (put->control.result.code) {
+    put->left_upload = put->control.result.code != S3D_OK;
+    if (put->left_upload) {
+        char remark[REMARK_MAX];
+        int length = snprintf(remark, sizeof remark,
+                              "; its multipart upload %.128s could not be removed (%.64s)",
+                              put->upload_id, put->control.result.error.message);
+        size_t room = sizeof put->failure.message - 1 - (size_t)length;
         size_t used = strlen(put->failure.message);
-        snprintf(put->failure.message + used, sizeof put->failure.message - used,
-                 "; its multipart upload %.128s could not be removed (%.64s)", put->upload_id,
-                 put->control.result.error.message);
+        memcpy(put->failure.message + (used < room ? used : room), remark, (size_t)length + 1);
     } else {
         s3d_count(&put->store->engine->stats.uploads_aborted, 1);
     }
+}
+
+/* What came of a commit that an abort has met; OK: the object is there, and whole. */
+static enum s3d_code end_commit(struct s3d_put *put)
+{
+    struct s3d_error own;
+    enum s3d_code code = s3d_put_end_commit(put, s3d_deadline_ms(ABORT_GRACE_MS), &own);
+    if (code == S3D_AGAIN) {
+        s3d_put_cancel_control(put);
+        s3d_put_wait_idle(put, -1);
+    }
+    put->unclear = put->control.attempts &&
+                   (code == S3D_AGAIN || code == S3D_CANCELLED || code == S3D_UNDECIDED);
+    return code;
 }
 
 static void abort_put(struct s3d_put *put, const struct s3d_error *why)
@@ -371,8 +390,8 @@ static void abort_put(struct s3d_put *put, const struct s3d_error *why)
     s3d_put_fail_locked(put, why);
     s3d_latch_unlock(&put->latch);
     join_requests(put);
-    if (s3d_put_is_committed(put)) {
-        became_visible(put); /* the abort came too late: the object is there, and whole */
+    if (put->completing && end_commit(put) == S3D_OK) {
+        became_visible(put); /* the abort came too late */
         return;
     }
     if (put->created) {
@@ -534,6 +553,15 @@ uint64_t s3d_put_bytes(const struct s3d_put *put)
 const char *s3d_put_etag(const struct s3d_put *put)
 {
     return put->etag;
+}
+
+void s3d_put_remains(const struct s3d_put *put, struct s3d_put_remains *remains)
+{
+    *remains = (struct s3d_put_remains){
+        .upload_id = put->left_upload ? put->upload_id : NULL,
+        .why = put->left_upload ? &put->control.result.error : NULL,
+        .unclear = put->unclear,
+    };
 }
 
 bool s3d_put_finished(const struct s3d_put *put)

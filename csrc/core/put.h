@@ -91,6 +91,14 @@ uint64_t s3d_put_bytes(const struct s3d_put *put);   /* bytes taken so far */
 const char *s3d_put_etag(const struct s3d_put *put); /* after finish; "" before */
 bool s3d_put_finished(const struct s3d_put *put);
 
+/* What an abort, or the end after a failure, could not settle; valid as long as the put. */
+struct s3d_put_remains {
+    const char *upload_id;       /* NULL: no upload stays that was to be removed */
+    const struct s3d_error *why; /* it could not be */
+    bool unclear; /* the last request was sent, and it is not known whether the object was written */
+};
+void s3d_put_remains(const struct s3d_put *put, struct s3d_put_remains *remains);
+
 /* For engine.c, under its lock: the list of open uploads. */
 void s3d_put_link(struct s3d_put *put, struct s3d_put **list);
 void s3d_put_unlink(struct s3d_put *put);

@@ -80,15 +80,6 @@ static enum finding find(const struct s3d_put *put)
     return has_our_bytes(put, object) ? FOUND_OURS : FOUND_UNCLEAR;
 }
 
-bool s3d_put_is_committed(const struct s3d_put *put)
-{
-    if (!put->completing) {
-        return false;
-    }
-    return put->control.verb == S3D_VERB_STAT ? find(put) == FOUND_OURS
-                                              : put->control.result.code == S3D_OK;
-}
-
 /* The commit's own error with another verdict; attempts, status and request id stay. */
 static enum s3d_code reword(struct s3d_error *error, enum s3d_code code, const char *message)
 {

@@ -57,6 +57,7 @@ struct s3d_put {
     bool lasting;            /* what is referred to never waits for parts to be stored */
     struct s3d_error doubt; /* why the commit's outcome had to be asked for */
     bool conflicted;        /* and whether an attempt met another write */
+    bool left_upload, unclear; /* see struct s3d_put_remains */
     uint64_t taken_bytes;
     uint64_t sent_offset; /* where the next part begins */
     struct s3d_claim claim; /* for a chunk, with nothing under way */
@@ -131,10 +132,8 @@ bool s3d_put_wait_change(struct s3d_put *put, int64_t deadline_ms);
 
 /* Sends the request that makes the object visible; nothing else may be in flight. */
 void s3d_put_start_commit(struct s3d_put *put);
-/* What came of it; OK: the object is visible. */
+/* What came of it; OK: the object is visible. After an error that is no AGAIN it says the same again. */
 S3D_MUST_USE enum s3d_code s3d_put_end_commit(struct s3d_put *put, int64_t deadline_ms,
                                               struct s3d_error *own);
-/* With nothing in flight: whether it took place, as far as is known. */
-bool s3d_put_is_committed(const struct s3d_put *put);
 
 #endif

@@ -194,6 +194,9 @@ static void test_abort_in_doubt(void)
         CHECK(pthread_create(&thread, NULL, release_soon, fake) == 0);
         s3d_put_abort(put, NULL);
         pthread_join(thread, NULL);
+        struct s3d_put_remains remains;
+        s3d_put_remains(put, &remains);
+        CHECK(remains.unclear == (denied == 1) && !remains.upload_id);
         CHECK_CODE(s3d_put_finish(put, -1, NULL), denied ? S3D_CANCELLED : S3D_OK);
         check_object(fake, WHOLE);
         CHECK(fake_open_uploads(fake) == 0);

@@ -380,6 +380,10 @@ static void test_abort_fails(void)
     CHECK(fake_fired(fake, rule) == 3);
     check_poisoned(put, &error);
     CHECK(fake_open_uploads(fake) == 1);
+    struct s3d_put_remains remains;
+    s3d_put_remains(put, &remains);
+    CHECK(remains.upload_id && !strncmp(remains.upload_id, "upload-", 7) && !remains.unclear);
+    CHECK_CODE(remains.why->code, S3D_SERVER);
     fake_drop_uploads(fake);
     s3d_put_free(put);
     free(data);

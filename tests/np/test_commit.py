@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,7 +154,7 @@ class Conditional:
         if self.before is not None:
             options = {"if_match": s3dlio_np.put(self.uri, self.before)["etag"]}
         self.options = WriterOptions(part_size=PART, **options)
-        self.refused: type[Exception] = (
+        self.refused: type[s3dlio_np.StorageError] = (
             s3dlio_np.ObjectExistsError
             if condition == "create"
             else s3dlio_np.ObjectChangedError
@@ -450,3 +457,139 @@ def test_the_ids_name_is_taken(s3_own: S3Bucket) -> None:
     check_nothing(s3_own)
     s3dlio_np.put(s3_own.uri("x"), b"1", options=WriterOptions(metadata=metadata))
     assert write_id(s3_own, "x") == "mine"
+
+
+# --- an upload that cannot be removed -----------------------------------------------------------
+
+
+class Told(Exception):
+    """What the body of a `with` raises."""
+
+
+def raise_in_stream(uri: str) -> None:
+    with s3dlio_np.open(uri, "wb", part_size=PART) as stream:
+        stream.write(LARGE)
+        raise Told
+
+
+def raise_in_text(uri: str) -> None:
+    with s3dlio_np.open(uri, "w", part_size=PART) as stream:
+        stream.write("x" * len(LARGE))
+        raise Told
+
+
+def raise_in_zip(uri: str) -> None:
+    with (
+        s3dlio_np.open(uri, "wb", part_size=PART) as stream,
+        zipfile.ZipFile(stream, "w") as archive,
+    ):
+        archive.writestr("member", LARGE)
+        raise Told
+
+
+def remarks(error: BaseException, warned: pytest.WarningsRecorder) -> list[str]:
+    """Notes, and before Python 3.11 warnings."""
+    if sys.version_info >= (3, 11):
+        assert not warned.list
+        return list(getattr(error, "__notes__", []))
+    return [str(warning.message) for warning in warned]
+
+
+def check_remark(s3_own: S3Bucket, remark: str) -> None:
+    (left,) = s3_own.server.uploads()
+    for part in (s3_own.uri("new"), left["upload_id"], "AccessDenied", "could not be removed"):
+        assert part in remark
+    assert s3_own.objects() == {}
+
+
+REFUSED = {"kind": "status", "status": 403, "code": "AccessDenied", "count": -1}
+
+
+@pytest.mark.parametrize("use", [raise_in_stream, raise_in_text, raise_in_zip])
+def test_the_bodys_exception_goes_first(
+    s3_own: S3Bucket, recwarn: pytest.WarningsRecorder, use: Callable[[str], None]
+) -> None:
+    fault = s3_own.server.add_fault(op="AbortMultipartUpload", **REFUSED)
+    with pytest.raises(Told) as caught:
+        use(s3_own.uri("new"))
+    assert fault.hits() == 1
+    (remark,) = remarks(caught.value, recwarn)
+    check_remark(s3_own, remark)
+
+
+@pytest.mark.parametrize("use", [raise_in_stream, raise_in_text, raise_in_zip])
+def test_nothing_is_said_of_an_upload_that_is_removed(
+    s3_own: S3Bucket, recwarn: pytest.WarningsRecorder, use: Callable[[str], None]
+) -> None:
+    with pytest.raises(Told) as caught:
+        use(s3_own.uri("new"))
+    assert remarks(caught.value, recwarn) == []
+    check_nothing(s3_own)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("op", ["UploadPart", "CompleteMultipartUpload"])
+def test_a_save_fails_and_its_abort_too(
+    s3_own: S3Bucket, write: Callable[..., str], op: str
+) -> None:
+    """The first cause is what is raised, however long; its text ends with what stays."""
+    first = s3_own.server.add_fault(
+        op=op, kind="status", status=400, code="InvalidRequest", message="long " * 38, count=-1
+    )
+    fault = s3_own.server.add_fault(op="AbortMultipartUpload", **REFUSED)
+    with pytest.raises(s3dlio_np.StorageError) as caught:
+        write(s3_own.uri("new"))
+    assert (first.hits() >= 1, fault.hits()) == (True, 1)
+    assert (caught.value.code, caught.value.server_code) == ("REJECTED", "InvalidRequest")
+    (left,) = s3_own.server.uploads()
+    assert f"multipart upload {left['upload_id']} could not be removed" in str(caught.value)
+
+
+def test_an_abort_without_an_exception_warns(s3_own: S3Bucket) -> None:
+    fault = s3_own.server.add_fault(op="AbortMultipartUpload", **REFUSED)
+    stream = s3dlio_np.open(s3_own.uri("new"), "wb", part_size=PART)
+    stream.write(LARGE)
+    with pytest.warns(RuntimeWarning) as warned:
+        stream.abort()
+    stream.abort()
+    assert fault.hits() == 1
+    check_remark(s3_own, str(warned[0].message))
+    with pytest.raises(s3dlio_np.StorageError, match="nothing was written"):
+        stream.close()
+
+
+def test_a_writer_that_is_dropped_warns(s3_own: S3Bucket) -> None:
+    fault = s3_own.server.add_fault(op="AbortMultipartUpload", **REFUSED)
+    stream = s3dlio_np.open(s3_own.uri("new"), "wb", part_size=PART)
+    stream.write(LARGE)
+    with pytest.warns() as warned:
+        del stream
+        gc.collect()
+    assert fault.hits() == 1
+    assert [warning.category for warning in warned] == [ResourceWarning, RuntimeWarning]
+    check_remark(s3_own, str(warned[1].message))
+
+
+def test_an_interrupt_while_the_commit_is_unheard(
+    s3_own: S3Bucket, recwarn: pytest.WarningsRecorder
+) -> None:
+    """close() waits a while for an answer, then says that it does not know."""
+    fault = s3_own.server.add_fault(op="PutObject", kind="stall", seconds=60)
+    stream = s3dlio_np.open(s3_own.uri("new"), "wb")
+    stream.write(b"1")
+
+    def interrupt() -> None:
+        while not fault.hits():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        stream.close()
+    thread.join()
+    assert fault.hits() == 1
+    (remark,) = remarks(caught.value, recwarn)
+    assert "not known whether it was written" in remark
+    with pytest.raises(s3dlio_np.StorageError, match="interrupted"):
+        stream.close()
