@@ -501,8 +501,10 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
         return code;
     }
     if (result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST) {
-        return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
-                        way, detail);
+        s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?", origin,
+                 detail);
+        error->unreached = result == CURLE_COULDNT_CONNECT;
+        return S3D_NETWORK;
     }
     if (is_broken_head(attempt, result)) {
         return s3d_fail(error, S3D_PROTOCOL, "%s: the answer's head is broken or too long: %s",

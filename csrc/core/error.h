@@ -63,6 +63,7 @@ struct s3d_error {
     int sys_errno;           /* 0: not a system call */
     unsigned attempts;       /* attempts made, 0: never sent */
     uint32_t retry_after_ms; /* the server's Retry-After, 0: none */
+    bool unreached;          /* nobody accepted a connection */
     char operation[32];      /* "UploadPart 3", "pwrite": what failed */
     char server_code[64];    /* "SlowDown": the store's own code */
     char request_id[128];    /* for the store's support desk */

@@ -41,11 +41,17 @@ static bool take_tokens(struct s3d_retry *retry, int cost)
     return false;
 }
 
+/* Tokens spare a server that fails; one that cannot be reached hears nothing of it. */
+static int cost_of(const struct s3d_error *error)
+{
+    return error->unreached ? 0 : error->code == S3D_TIMEOUT ? TIMEOUT_COST : RETRY_COST;
+}
+
 bool s3d_retry_allowed(struct s3d_retry *retry, unsigned attempts, const struct s3d_error *error,
                        uint64_t *delay_ms)
 {
     if (!s3d_code_retryable(error->code) || attempts >= retry->max_attempts ||
-        !take_tokens(retry, error->code == S3D_TIMEOUT ? TIMEOUT_COST : RETRY_COST)) {
+        !take_tokens(retry, cost_of(error))) {
         return false;
     }
     uint64_t ceiling_ms = error->code == S3D_THROTTLED ? THROTTLED_BASE_MS : BASE_MS;

@@ -3,7 +3,7 @@
  *
  * Exponential back-off with full jitter, from 50 ms (1 s when throttled) doubling to 20 s; the
  * server's Retry-After is a lower bound. A quota shared by the process (500 tokens; a retry costs 5, 10 after
- * a timeout; a success returns 1) keeps a failing server from being flooded, as in the AWS SDKs'
+ * a timeout, none where nobody accepted the connection; a success returns 1) keeps a failing server from being flooded, as in the AWS SDKs'
  * standard mode.
  */
 #ifndef S3D_CORE_RETRY_H

@@ -83,6 +83,20 @@ static void test_retry_after(void)
     CHECK(s3d_retry_allowed(&retry, 1, &error, &delay_ms) && delay_ms == 300000);
 }
 
+/* A server that nobody reaches is not flooded: only the attempts count. */
+static void test_unreached(void)
+{
+    struct s3d_retry retry;
+    struct s3d_error error = {.code = S3D_NETWORK, .unreached = true};
+    uint64_t delay_ms;
+    s3d_retry_init(&retry, 3);
+    for (int i = 0; i < 1000; i++) {
+        CHECK(s3d_retry_allowed(&retry, 1 + (unsigned)i % 2, &error, &delay_ms));
+        CHECK(!s3d_retry_allowed(&retry, 3, &error, &delay_ms));
+    }
+    CHECK(atomic_load(&retry.tokens) == 500);
+}
+
 /* 500 tokens are 100 retries, or 50 after timeouts; successes earn them back, up to 500. */
 static void test_quota(void)
 {
@@ -116,6 +130,7 @@ int main(void)
     RUN(test_codes);
     RUN(test_delays);
     RUN(test_retry_after);
+    RUN(test_unreached);
     RUN(test_quota);
     return 0;
 }

@@ -179,7 +179,7 @@ def run_until_gone(server: OwnServer) -> dict[str, Any]:
             time.sleep(0.02)
         os.kill(server.pid, signal.SIGKILL)
         outcomes = {work: each.result() for work, each in running.items()}
-    return outcomes | {"afterwards": one("head")}
+    return outcomes | {"afterwards": one("head"), "address": {"text": server.endpoint}}
 
 
 def main() -> None:

@@ -201,7 +201,8 @@ def test_connections_refused(gone: dict[str, dict[str, Any]], work: str) -> None
         return
     assert (outcome["code"], outcome["attempts"]) == ("NETWORK", ATTEMPTS), outcome
     assert outcome["status"] is None and "StorageError" in outcome["classes"]
-    assert "no connection" in gone["afterwards"]["text"]
+    assert gone["address"]["text"] in outcome["text"]
+    assert f"no connection to {gone['address']['text']}" in gone["afterwards"]["text"]
 
 
 def test_the_table_has_every_cell() -> None:

@@ -40,39 +40,45 @@ class Relay:
         self.heads: list[Head] = []
         self._address, self._tls = address, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-
-    @property
-    def port(self) -> int:
-        port: int = self._listener.getsockname()[1]
-        return port
 
     @property
     def endpoint(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        self._start(self._accept)
+        self._start(self._accept, self._listener)
         return self
 
     def __exit__(self, *unused: object) -> None:
-        for each in [self._listener, *self._sockets]:
+        self.go_down()
+        for thread in self._threads:
+            thread.join(10)
+
+    def go_down(self) -> None:
+        """Breaks all connections; from then on nobody listens here."""
+        broken, self._sockets = self._sockets, []
+        for each in [self._listener, *broken]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
-        for thread in self._threads:
-            thread.join(10)
+
+    def come_back(self) -> None:
+        """On the same port."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._start(self._accept, self._listener)
 
     def _start(self, work: object, *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)
         thread.start()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:  # closed: the end
                 return
             self._start(self._serve, client)
