@@ -449,7 +449,7 @@ static bool is_direct(const struct s3d_request *request)
 static uint64_t sum_bytes(const struct s3d_request *request)
 {
     const struct s3d_sum_kind *kind = s3d_file_sum_kind(request);
-    return kind ? s3d_sum_spans(kind, request) : 0;
+    return kind ? s3d_sum_spans(kind, request, request->length_bytes) : 0;
 }
 
 enum s3d_code s3d_file_put(struct s3d_request *request, struct s3d_error *error)

@@ -283,6 +283,7 @@ static void attempt_prepare(struct attempt *attempt, struct s3d_request *request
     memset(&request->result.object, 0, sizeof request->result.object);
     request->result.received_bytes = 0;
     request->result.first_byte = 0;
+    request->result.compared = false;
     request->result.answer_us = request->result.elapsed_us = 0;
 }
 

@@ -1,8 +1,12 @@
 #include "backends/s3.h"
+#include "backends/sums.h"
 #include "backends/xml.h"
+#include "core/check.h"
 #include "core/uri.h"
 
 #include <string.h>
+
+enum { COMPARED_AT_ONCE_MAX = 64 * 1024 * 1024 };
 
 static void take_object(struct s3d_request *request, const struct s3d_http_answer *answer)
 {
@@ -226,6 +230,27 @@ static enum s3d_code fail_by_answer(struct s3d_request *request,
     return code;
 }
 
+/*
+ * An answer that is all of the object, and tells its checksum, is compared at once: so it is an attempt
+ * that has failed, and the next one may bring the right bytes. Of what takes more than one answer nobody
+ * could say which to ask for again; and a very long one is not asked for again.
+ */
+static enum s3d_code compare_at_once(struct s3d_request *request, struct s3d_error *error)
+{
+    const struct s3d_object *object = &request->result.object;
+    uint64_t length = request->result.received_bytes;
+    char sum[S3D_SUM_TEXT];
+    if (!request->compare || !object->sum_kind || length != object->size_bytes ||
+        length > COMPARED_AT_ONCE_MAX) {
+        return S3D_OK;
+    }
+    object->sum_kind->write(s3d_sum_spans(object->sum_kind, request, length), sum);
+    request->result.compared = true;
+    return strcmp(sum, object->sum) == 0
+               ? S3D_OK
+               : s3d_check_fail(error, object->sum_kind, object->sum, sum);
+}
+
 static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_http_answer *answer,
                                 struct s3d_error *error)
 {
@@ -244,7 +269,7 @@ static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_ht
                         (unsigned long long)expected);
     }
     take_object(request, answer);
-    return S3D_OK;
+    return compare_at_once(request, error);
 }
 
 /* The status that an error would have had, had it come in time; 500 for what is not known. */

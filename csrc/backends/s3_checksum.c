@@ -48,7 +48,7 @@ void s3d_s3_checksum(struct s3d_request *request, struct s3d_s3_checksum *checks
     case S3D_VERB_PUT:
     case S3D_VERB_UPLOAD_PART:
         checksum->header = kind->header;
-        request->result.checksum = s3d_sum_spans(sum, request);
+        request->result.checksum = s3d_sum_spans(sum, request, request->length_bytes);
         sum->write(request->result.checksum, checksum->value);
         break;
     case S3D_VERB_STAT:

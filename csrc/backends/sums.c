@@ -63,11 +63,16 @@ const struct s3d_sum_kind *s3d_sum_kind(enum s3d_checksum checksum)
     return NULL;
 }
 
-uint64_t s3d_sum_spans(const struct s3d_sum_kind *kind, const struct s3d_request *request)
+uint64_t s3d_sum_spans(const struct s3d_sum_kind *kind, const struct s3d_request *request,
+                       uint64_t length_bytes)
 {
     uint64_t sum = 0;
-    for (size_t i = 0; i < request->span_count; i++) {
-        sum = kind->update(sum, request->spans[i].data, request->spans[i].length_bytes);
+    for (size_t i = 0; length_bytes && i < request->span_count; i++) {
+        const struct s3d_span *span = &request->spans[i];
+        size_t piece =
+            span->length_bytes < length_bytes ? span->length_bytes : (size_t)length_bytes;
+        sum = kind->update(sum, span->data, piece);
+        length_bytes -= piece;
     }
     return sum;
 }

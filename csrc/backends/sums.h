@@ -12,8 +12,9 @@ extern const struct s3d_sum_kind *const s3d_sum_kinds[S3D_SUM_KINDS];
 
 /* NULL for DEFAULT and NONE. */
 const struct s3d_sum_kind *s3d_sum_kind(enum s3d_checksum checksum);
-/* Of all the request's spans in order. */
-uint64_t s3d_sum_spans(const struct s3d_sum_kind *kind, const struct s3d_request *request);
+/* Of the first `length_bytes` of the request's spans in order. */
+uint64_t s3d_sum_spans(const struct s3d_sum_kind *kind, const struct s3d_request *request,
+                       uint64_t length_bytes);
 /* Of the object that the request's parts make up, from their checksums. */
 uint64_t s3d_sum_parts(const struct s3d_sum_kind *kind, const struct s3d_request *request);
 

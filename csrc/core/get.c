@@ -326,7 +326,9 @@ static enum s3d_code accept_range(struct s3d_get *get, const struct slot *slot,
     s3d_latch_unlock(&get->latch);
     const char *etag = get->if_match ? get->if_match : seen;
     enum s3d_code code = s3d_request_check(&slot->request, etag[0] ? etag : NULL, error);
-    if (!code && get->check) {
+    if (!code && get->check && slot->request.result.compared) {
+        s3d_check_drop(get->check); /* it is done */
+    } else if (!code && get->check) {
         code = begin_check(get, &slot->request.result.object, error);
         code = code ? code : add_to_check(get, slot, error);
     }
@@ -407,6 +409,7 @@ static enum s3d_code slot_init(struct slot *slot, struct s3d_get *get, size_t sp
     slot->request.key = get->key;
     slot->request.if_match = get->if_match;
     slot->request.fresh = get->fresh;
+    slot->request.compare = get->check && !gaps; /* all gaps share their memory */
     slot->request.done = range_done;
     slot->request.owner = slot;
     return S3D_OK;

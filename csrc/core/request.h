@@ -115,6 +115,8 @@ struct s3d_request {
     bool suffix;                      /* GET: the last length_bytes, or less; needs one span */
     bool at_most;                     /* GET: fewer than length_bytes are fine, at the end */
     const char *if_match;             /* GET: an ETag; a differing object is S3D_CHANGED */
+    bool compare;                     /* GET: an answer that is all of the object must be what the
+                                       * store's checksum says, where the answer tells it */
     struct s3d_span *spans;           /* GET: receive here. PUT, UPLOAD_PART: send these */
     size_t span_count;
     bool fresh;                       /* GET: untouched pages of s3d_pages_alloc, to be backed */
@@ -162,6 +164,7 @@ struct s3d_request {
         struct s3d_object object;
         uint64_t received_bytes;      /* GET: body bytes placed; a suffix may be shorter than asked */
         uint64_t first_byte;          /* GET: absolute offset of the first byte placed */
+        bool compared;                /* GET: that has been looked at */
         uint64_t checksum;            /* PUT, UPLOAD_PART: of the bytes sent, where one was sent */
         /* Of the last attempt, from the moment that its connection was there; 0: the driver does not
          * measure. Until the answer began (so only without a body to send it is the way's latency

@@ -85,6 +85,10 @@ static enum s3d_code check_head(struct s3d_whole *whole, struct s3d_error *error
     if (!whole->check || head->verb != S3D_VERB_GET || !head->result.received_bytes) {
         return S3D_OK;
     }
+    if (head->result.compared) {
+        s3d_check_drop(whole->check); /* it is done */
+        return S3D_OK;
+    }
     enum s3d_code code = s3d_check_learn(whole->check, &head->result.object, error);
     return code ? code : s3d_check_add(whole->check, 0, whole->span.data,
                                        head->result.received_bytes, error);
@@ -171,6 +175,7 @@ enum s3d_code s3d_whole_new(struct s3d_whole **out, struct s3d_store *store,
         return code;
     }
     whole->head.store = store;
+    whole->head.compare = whole->check != NULL;
     whole->head.key = whole->key;
     whole->head.length_bytes = plan->head_bytes;
     whole->head.at_most = true;
