@@ -18,13 +18,18 @@ import pytest
 
 import s3dlio_np
 from s3dlio_np import WriterOptions
-from tests.conftest import S3Bucket, point_engine_at
+from tests.conftest import S3Bucket, earn_retries, point_engine_at
 from tests.servers.own import OwnServer
 
 PART = 5 * 2**20
 SIZES = {"PutObject": 1000, "CompleteMultipartUpload": 2 * PART + 77}
 WRITE_ID = "x-amz-meta-s3dlio-write-id"
 ATTEMPTS = 5
+
+
+@pytest.fixture(autouse=True)
+def retries_to_spend(s3_own: S3Bucket) -> None:
+    earn_retries(s3_own.uri("none"), 2 * ATTEMPTS * 5)
 
 
 def some_bytes(size: int) -> bytes:

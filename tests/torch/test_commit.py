@@ -9,9 +9,15 @@ import torch
 
 import s3dlio_torch
 from s3dlio_np import AccessDeniedError, ObjectExistsError, StorageError, WriterOptions
+from tests.conftest import earn_retries
 from tests.np.test_commit import ATTEMPTS, EXCEPTIONS, LATE, PART, REFUSED, remarks
 
 TENSORS = {"a": torch.arange(1_500_000.0), "b": torch.arange(1_500_000.0).neg()}
+
+
+@pytest.fixture(autouse=True)
+def retries_to_spend(s3_own: Any) -> None:
+    earn_retries(s3_own.uri("none"), ATTEMPTS * 5)
 
 
 def save(uri: str, **options: Any) -> None:
