@@ -14,6 +14,7 @@ _VALUE = re.compile(r"[\x20-\x7e]*")
 _CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "none")
 _LEVELS = range(1, 20)
 _METADATA_MAX_BYTES = 2048  # S3's limit on names and values together
+_WRITE_ID_BYTES = len("s3dlio-write-id") + 32  # what a conditional write adds
 
 
 class _NativeOptions(TypedDict):
@@ -104,7 +105,8 @@ class WriterOptions:
             if self.if_none_match:
                 raise ValueError("if_match and if_none_match exclude each other")
         _check_compression(self)
-        _check_metadata(self.metadata)
+        conditional = self.if_none_match or self.if_match is not None
+        _check_metadata(self.metadata, _WRITE_ID_BYTES if conditional else 0)
         # A copy, so that the caller's mapping may change afterwards.
         object.__setattr__(self, "metadata", dict(self.metadata))
 
@@ -130,7 +132,7 @@ def _check_value(name: str, text: object) -> None:
         raise ValueError(f"{name} is {text!r}, but must be printable ASCII")
 
 
-def _check_metadata(metadata: object) -> None:
+def _check_metadata(metadata: object, taken: int) -> None:
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__}")
     for name, value in metadata.items():
@@ -140,9 +142,9 @@ def _check_metadata(metadata: object) -> None:
             raise ValueError(f"metadata name {name!r} must be letters, digits and -_. only")
         _check_value(f"metadata[{name!r}]", value)
     size = sum(len(name) + len(value) for name, value in metadata.items())
-    if size > _METADATA_MAX_BYTES:
+    if size > _METADATA_MAX_BYTES - taken:
         raise ValueError(
-            f"metadata has {size} bytes, but at most {_METADATA_MAX_BYTES} are allowed"
+            f"metadata has {size} bytes, but at most {_METADATA_MAX_BYTES - taken} are allowed"
         )
 
 

@@ -167,6 +167,9 @@ static const char *advice(enum s3d_code code, int status, const char *server_cod
         status == 307) {
         return "; the bucket lies in another region: set AWS_REGION";
     }
+    if (code == S3D_CONFLICT) {
+        return "; another request for the object is under way: write it again";
+    }
     return code == S3D_DENIED ? "; check the credentials and the bucket's policy" : "";
 }
 

@@ -33,11 +33,10 @@ void s3d_put_start_commit(struct s3d_put *put)
     }
 }
 
-/* Whether the answer was lost, or never understood, each time. */
-static bool is_unheard(enum s3d_code code)
+/* Whether the attempts ran out: any of them may have been carried out unheard. */
+static bool ran_out(enum s3d_code code)
 {
-    return code == S3D_NETWORK || code == S3D_TIMEOUT || code == S3D_PROTOCOL ||
-           code == S3D_SERVER;
+    return s3d_code_retryable(code) && code != S3D_CONFLICT;
 }
 
 /* Only an object that tells who wrote it can be told from an equal one of somebody else's. */
@@ -47,8 +46,8 @@ static bool is_in_doubt(const struct s3d_put *put)
     if (code == S3D_NOT_FOUND) {
         return put->control.verb == S3D_VERB_UPLOAD_COMPLETE && put->store->ops->upload_etag;
     }
-    return put->options.write_id && (code == S3D_EXISTS || code == S3D_CHANGED ||
-                                     code == S3D_CONFLICT || is_unheard(code));
+    return put->options.write_id &&
+           (code == S3D_EXISTS || code == S3D_CHANGED || s3d_code_retryable(code));
 }
 
 enum finding { FOUND_OURS, FOUND_OTHER, FOUND_NOTHING, FOUND_UNCLEAR };
@@ -120,7 +119,7 @@ static enum s3d_code undecided(const struct s3d_put *put, struct s3d_error *own)
         put->control.result.code ? why->message
                                  : "an object of this size is there, but neither its ETag nor "
                                    "a checksum tells whose it is");
-    return reword(own, is_unheard(own->code) ? own->code : S3D_UNDECIDED, message);
+    return reword(own, ran_out(own->code) ? own->code : S3D_UNDECIDED, message);
 }
 
 static enum s3d_code decide(struct s3d_put *put, struct s3d_error *own)

@@ -62,7 +62,7 @@ def one(use: str) -> dict[str, Any]:
 
 
 def run(server: OwnServer, relay: Relay, moment: str) -> dict[str, Any]:
-    s3dlio_np.savez("s3://bucket/npz", **ARRAYS)
+    s3dlio_np.savez("s3://bucket/npz", a=ARRAYS["a"], b=ARRAYS["b"])
     put_what_is_read(server, server.get_object("bucket", "npz"))
     rules = []
     if moment == "middle":

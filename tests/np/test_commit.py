@@ -598,3 +598,11 @@ def test_an_interrupt_while_the_commit_is_unheard(
     assert "not known whether it was written" in remark
     with pytest.raises(s3dlio_np.StorageError, match="interrupted"):
         stream.close()
+
+
+def test_the_id_counts_as_metadata() -> None:
+    metadata = {"a": "x" * 2047}
+    WriterOptions(metadata=metadata)
+    for condition in ({"if_none_match": True}, {"if_match": '"etag"'}):
+        with pytest.raises(ValueError, match="at most 2001"):
+            WriterOptions(metadata=metadata, **condition)
