@@ -66,7 +66,8 @@ static enum s3d_code engine_new(struct s3d_engine **out, struct s3d_error *error
         s3d_config_fini(&engine->config);
         goto done;
     }
-    s3d_retry_init(&engine->retry, (unsigned)engine->config.max_attempts);
+    s3d_retry_init(&engine->retry, (unsigned)engine->config.max_attempts,
+                   (unsigned)engine->config.max_connections);
     engine->generation = atomic_load(&generation);
 
 done:

@@ -3,7 +3,7 @@
 #include <time.h>
 
 enum {
-    TOKENS_MAX = 500,
+    TOKENS_MIN = 500,
     RETRY_COST = 5,
     TIMEOUT_COST = 10,
     BASE_MS = 50,
@@ -12,12 +12,14 @@ enum {
     RETRY_AFTER_MAX_MS = 300000
 };
 
-void s3d_retry_init(struct s3d_retry *retry, unsigned max_attempts)
+void s3d_retry_init(struct s3d_retry *retry, unsigned max_attempts, unsigned connections)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
+    bool many = connections > TOKENS_MIN / RETRY_COST;
     retry->max_attempts = max_attempts;
-    atomic_init(&retry->tokens, TOKENS_MAX);
+    retry->tokens_max = many ? (int)connections * RETRY_COST : TOKENS_MIN;
+    atomic_init(&retry->tokens, retry->tokens_max);
     atomic_init(&retry->random, (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 32);
 }
 
@@ -75,7 +77,7 @@ bool s3d_retry_allowed(struct s3d_retry *retry, unsigned attempts, const struct 
 void s3d_retry_succeeded(struct s3d_retry *retry)
 {
     int tokens = atomic_load(&retry->tokens);
-    while (tokens < TOKENS_MAX &&
+    while (tokens < retry->tokens_max &&
            !atomic_compare_exchange_weak(&retry->tokens, &tokens, tokens + 1)) {
     }
 }

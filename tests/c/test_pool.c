@@ -372,7 +372,7 @@ static struct s3d_pool *own_pool(unsigned threads)
     struct s3d_pool *pool;
     memset(&config, 0, sizeof config);
     config.threads = threads;
-    s3d_retry_init(&retry, 3);
+    s3d_retry_init(&retry, 3, 64);
     CHECK_CODE(s3d_pool_new(&pool, &fake_driver, &config, &retry, &stats, NULL), S3D_OK);
     return pool;
 }
@@ -463,7 +463,7 @@ static void test_driver_does_not_open(void)
     struct s3d_pool *pool = NULL;
     struct s3d_error error;
     config.threads = 3;
-    s3d_retry_init(&retry, 3);
+    s3d_retry_init(&retry, 3, 64);
     fake_fail_open(S3D_TLS);
     CHECK_CODE(s3d_pool_new(&pool, &fake_driver, &config, &retry, &stats, &error), S3D_TLS);
     CHECK_CODE(error.code, S3D_TLS);

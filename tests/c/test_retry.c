@@ -16,11 +16,11 @@ static void test_attempts(void)
 {
     struct s3d_retry retry;
     uint64_t delay_ms;
-    s3d_retry_init(&retry, 3);
+    s3d_retry_init(&retry, 3, 64);
     CHECK(allowed(&retry, 1, S3D_NETWORK, &delay_ms));
     CHECK(allowed(&retry, 2, S3D_NETWORK, &delay_ms));
     CHECK(!allowed(&retry, 3, S3D_NETWORK, &delay_ms));
-    s3d_retry_init(&retry, 1);
+    s3d_retry_init(&retry, 1, 64);
     CHECK(!allowed(&retry, 1, S3D_NETWORK, &delay_ms));
 }
 
@@ -28,7 +28,7 @@ static void test_codes(void)
 {
     struct s3d_retry retry;
     uint64_t delay_ms;
-    s3d_retry_init(&retry, 5);
+    s3d_retry_init(&retry, 5, 64);
     int tokens = atomic_load(&retry.tokens);
     static const enum s3d_code final[] = {S3D_DENIED,    S3D_NOT_FOUND, S3D_CHANGED,
                                           S3D_RANGE,     S3D_TLS,       S3D_CANCELLED,
@@ -61,7 +61,7 @@ static void test_delays(void)
         for (int n = 0; n < 2000; n++) {
             struct s3d_retry retry;
             uint64_t delay_ms;
-            s3d_retry_init(&retry, 100);
+            s3d_retry_init(&retry, 100, 64);
             atomic_store(&retry.random, (uint64_t)n * 977 + 1);
             CHECK(allowed(&retry, cases[i].attempts, cases[i].code, &delay_ms));
             CHECK(delay_ms <= cases[i].ceiling_ms);
@@ -77,7 +77,7 @@ static void test_retry_after(void)
     struct s3d_retry retry;
     struct s3d_error error = {.code = S3D_THROTTLED, .retry_after_ms = 5000};
     uint64_t delay_ms;
-    s3d_retry_init(&retry, 5);
+    s3d_retry_init(&retry, 5, 64);
     CHECK(s3d_retry_allowed(&retry, 1, &error, &delay_ms) && delay_ms == 5000);
     error.retry_after_ms = UINT32_MAX; /* no server makes us wait for weeks */
     CHECK(s3d_retry_allowed(&retry, 1, &error, &delay_ms) && delay_ms == 300000);
@@ -89,7 +89,7 @@ static void test_unreached(void)
     struct s3d_retry retry;
     struct s3d_error error = {.code = S3D_NETWORK, .unreached = true};
     uint64_t delay_ms;
-    s3d_retry_init(&retry, 3);
+    s3d_retry_init(&retry, 3, 64);
     for (int i = 0; i < 1000; i++) {
         CHECK(s3d_retry_allowed(&retry, 1 + (unsigned)i % 2, &error, &delay_ms));
         CHECK(!s3d_retry_allowed(&retry, 3, &error, &delay_ms));
@@ -102,7 +102,7 @@ static void test_quota(void)
 {
     struct s3d_retry retry;
     uint64_t delay_ms;
-    s3d_retry_init(&retry, 5);
+    s3d_retry_init(&retry, 5, 64);
     for (int i = 0; i < 100; i++) {
         CHECK(allowed(&retry, 1, S3D_NETWORK, &delay_ms));
     }
@@ -113,7 +113,7 @@ static void test_quota(void)
     }
     s3d_retry_succeeded(&retry);
     CHECK(allowed(&retry, 1, S3D_NETWORK, &delay_ms));
-    s3d_retry_init(&retry, 5);
+    s3d_retry_init(&retry, 5, 64);
     s3d_retry_succeeded(&retry);
     CHECK(atomic_load(&retry.tokens) == 500);
     for (int i = 0; i < 50; i++) {
@@ -121,6 +121,23 @@ static void test_quota(void)
     }
     CHECK(!allowed(&retry, 1, S3D_TIMEOUT, &delay_ms));
     CHECK(atomic_load(&retry.tokens) == 0);
+}
+
+/* A restart breaks every connection at once: each request may be sent again. */
+static void test_quota_of_connections(void)
+{
+    static const struct {
+        unsigned connections, retries;
+    } cases[] = {{1, 100}, {100, 100}, {101, 101}, {512, 512}, {65536, 65536}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct s3d_retry retry;
+        uint64_t delay_ms;
+        s3d_retry_init(&retry, 5, cases[i].connections);
+        for (unsigned k = 0; k < cases[i].retries; k++) {
+            CHECK(allowed(&retry, 1, S3D_NETWORK, &delay_ms));
+        }
+        CHECK(!allowed(&retry, 1, S3D_NETWORK, &delay_ms));
+    }
 }
 
 int main(void)
@@ -132,5 +149,6 @@ int main(void)
     RUN(test_retry_after);
     RUN(test_unreached);
     RUN(test_quota);
+    RUN(test_quota_of_connections);
     return 0;
 }

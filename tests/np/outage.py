@@ -67,10 +67,11 @@ def run(server: OwnServer, relay: Relay, moment: str) -> dict[str, Any]:
     rules = []
     if moment == "middle":
         for use in USES:
-            op, skip, count = (WORKS[use][0], 0, 1) if use != "wide" else ("GetObject", 1, WIDE)
+            op, skip = (WORKS[use][0], 0) if use != "wide" else ("GetObject", 1)
+            # All of them, or one that is sent again while connections break would leave an upload.
             rules.append(
                 server.add_fault(
-                    op=op, key=key_of(use), kind="stall", seconds=60, skip=skip, count=count
+                    op=op, key=key_of(use), kind="stall", seconds=60, skip=skip, count=-1
                 )
             )
     else:
@@ -82,7 +83,7 @@ def run(server: OwnServer, relay: Relay, moment: str) -> dict[str, Any]:
         try:
             if moment == "middle":
                 wait_until(lambda: all(rule.hits() for rule in rules))
-                wait_until(lambda: rules[-1].hits() >= WIDE)
+                wait_until(lambda: rules[-1].hits() >= WIDE + WIDE // 2)
                 relay.go_down()
                 server.clear_faults()
             wait_until(lambda: retries() >= before + missed)
@@ -92,7 +93,8 @@ def run(server: OwnServer, relay: Relay, moment: str) -> dict[str, Any]:
     for use, outcome in outcomes.items():
         body = content(server, key_of(use))
         outcome["there"] = None if body is None else use == "wide" or is_whole(use, body)
-    return {"uses": outcomes, "uploads": len(server.uploads()), "retries": retries() - before}
+    left = [row["key"] for row in server.uploads()]
+    return {"uses": outcomes, "uploads": left, "retries": retries() - before}
 
 
 def main() -> None:
