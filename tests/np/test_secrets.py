@@ -217,6 +217,7 @@ def test_a_proxy_that_repeats(
             + body
         ]
         monkeypatch.setenv("S3DLIO_PROXY", proxy.endpoint.replace("//", f"//user:{MARK}@"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         with pytest.raises(PermissionError, match=r"\*\*\*"):
             s3dlio_np.list(marked.uri("x"))
         nothing_leaks(capfd, marked.uri("x"), least=11)
