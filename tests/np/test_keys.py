@@ -15,6 +15,7 @@ import pytest
 import s3dlio_np
 from tests import child
 from tests.servers.moto_server import MotoServer
+from tests.servers.proxy_fake import ProxyFake
 from tests.servers.relay import Relay
 
 PART = 5 << 20
@@ -248,17 +249,21 @@ def test_keys_that_are_too_long(s3_own: Any, uri: str) -> None:
     assert sum(s3_own.server.counters()["requests"].values()) == 0
 
 
-def test_what_goes_over_the_wire(s3_own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("addressing", "front"), [("path", "/bucket/"), ("virtual", "/")])
+def test_what_goes_over_the_wire(
+    s3_own: Any, monkeypatch: pytest.MonkeyPatch, addressing: str, front: str
+) -> None:
     """Every byte but the unreserved ones and the slash is %XX, once, in upper case, in path and query."""
     keys = [key for group in GROUPS.values() for key in group] + NO_TEXT
     with Relay(s3_own.server.address) as relay:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", relay.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{relay.port}")
+        monkeypatch.setenv("S3DLIO_ADDRESSING", addressing)
         for key in keys:
             s3dlio_np.put(s3_own.uri(key), b"")
             s3dlio_np.list(s3_own.uri(key))
     raw = [key.encode("utf-8", "surrogateescape") for key in keys]
     puts = [head.target for head in relay.heads if head.method == "PUT"]
-    assert puts == ["/bucket/" + quote(key, safe="/~") for key in raw]
+    assert puts == [front + quote(key, safe="/~") for key in raw]
     prefixes = [
         head.target.partition("&prefix=")[2]
         for head in relay.heads
@@ -266,6 +271,17 @@ def test_what_goes_over_the_wire(s3_own: Any, monkeypatch: pytest.MonkeyPatch) -
     ]
     assert prefixes == [quote(key, safe="~") for key in raw]
     assert s3_own.server.counters()["signatures_verified"] == len(relay.heads)
+
+
+def test_a_proxy_that_forwards_changes_nothing(
+    s3_own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request names the whole URL to it; "..", "//" and "%2F" stay in that."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid")
+    with ProxyFake({"store.invalid": s3_own.server.address}) as proxy:
+        monkeypatch.setenv("S3DLIO_PROXY", proxy.endpoint)
+        round_trips(s3_own, [*PATHS, *SPELLINGS])
+        assert proxy.seen and not proxy.tunnels
 
 
 LOCALES = {
