@@ -91,8 +91,10 @@ def second_half(samples: Sequence[Sample]) -> Sequence[Sample]:
 
 
 def trend_kib(samples: Sequence[Sample]) -> float:
-    """By how much memory grew within the second half."""
+    """By how much memory grew within the second half; of too few samples, nothing is known."""
     late = second_half(samples)
+    if len(late) < 2:
+        return 0
     return slope(late) * (late[-1].seconds - late[0].seconds)
 
 

@@ -51,9 +51,12 @@ def test_memory_that_grows(of: Callable[[int], float], least_kib: int) -> None:
     assert int(problem.split()[3]) >= least_kib
 
 
-def test_a_run_that_is_too_short() -> None:
-    (problem,) = growth.problems(run(lambda second: second * 1000, minutes=0.5), HELD, HELD)
+@pytest.mark.parametrize("seconds", [1, 30])
+def test_a_run_that_is_too_short(seconds: int) -> None:
+    samples = run(lambda second: second * 1000, minutes=seconds / 60)
+    (problem,) = growth.problems(samples, HELD, HELD)
     assert "too short" in problem
+    assert growth.memory(samples)["samples"] == seconds
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ static bool is_host(const char *text, size_t length)
 {
     static const char letters[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
-    char six[INET6_ADDRSTRLEN];
-    struct in6_addr address;
     if (length && text[0] == '[') {
+        char six[INET6_ADDRSTRLEN];
+        struct in6_addr address;
         return length > 2 && text[length - 1] == ']' &&
                s3d_copy_text(six, sizeof six, text + 1, length - 2) &&
                inet_pton(AF_INET6, six, &address) == 1;
