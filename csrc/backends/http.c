@@ -502,10 +502,8 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
         return code;
     }
     if (result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_HOST) {
-        s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?", origin,
-                 detail);
-        error->unreached = result == CURLE_COULDNT_CONNECT;
-        return S3D_NETWORK;
+        return s3d_fail(error, S3D_NETWORK, "no connection to %s: %s; is the endpoint right?",
+                        way, detail);
     }
     if (is_broken_head(attempt, result)) {
         return s3d_fail(error, S3D_PROTOCOL, "%s: the answer's head is broken or too long: %s",
@@ -557,6 +555,7 @@ static enum s3d_code conclude(struct attempt *attempt, CURLcode result, struct s
         if (attempt->answer.status) { /* else there may be one of the proxy's */
             error->http_status = attempt->answer.status;
         }
+        error->unreached = result == CURLE_COULDNT_CONNECT;
         error->retry_after_ms = attempt->answer.retry_after_ms;
         suspect_proxy(attempt, error);
         if (!error->request_id[0]) {
