@@ -413,6 +413,10 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
     if (!code) {
         code = add_headers(attempt, error);
     }
+    if (!code) {
+        s3d_str_reserve(&attempt->answer.text, attempt->message.answer_bytes);
+        code = s3d_str_check(&attempt->answer.text, error);
+    }
     if (code) {
         return code;
     }

@@ -25,6 +25,7 @@ struct s3d_http_message {
     struct s3d_span text_span;
     bool patient;                /* the server may work for minutes, with signs of life, before it answers */
     struct s3d_str secrets;      /* what no error of this attempt may repeat: see secrets.h */
+    size_t answer_bytes;         /* of answer->text, to be had before anything is sent */
 };
 
 enum { S3D_HTTP_TEXT_MAX = 8 * 1024 * 1024 };

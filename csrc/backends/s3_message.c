@@ -7,6 +7,10 @@
 #include <strings.h>
 #include <time.h>
 
+/* For what an upload is called, or that it is done: that must not get lost for want of memory,
+ * since nobody could remove the upload then. */
+enum { ANSWER_BYTES = 4096 };
+
 /* A query kept in canonical order: add names in ascending order. */
 static void query_add(struct s3d_str *query, const char *name, const char *value)
 {
@@ -85,6 +89,9 @@ static enum s3d_code body_build(struct s3d_request *request, struct s3d_http_mes
         message->text_span = (struct s3d_span){message->text.data, message->text.length};
         message->body = &message->text_span;
         message->body_count = 1;
+    }
+    if (request->verb == S3D_VERB_UPLOAD_CREATE || request->verb == S3D_VERB_UPLOAD_COMPLETE) {
+        message->answer_bytes = ANSWER_BYTES;
     }
     return s3d_str_check(&message->text, error);
 }

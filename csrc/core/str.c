@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { FIRST_BYTES = 64 };
+
 void s3d_str_fini(struct s3d_str *str)
 {
     s3d_free(str->data);
@@ -18,6 +20,16 @@ void s3d_str_clear(struct s3d_str *str)
     if (str->data) {
         str->data[0] = '\0';
     }
+}
+
+/* How much is asked for when `needed` bytes are to fit. */
+static size_t room_for(const struct s3d_str *str, size_t needed)
+{
+    size_t capacity = str->capacity ? str->capacity : FIRST_BYTES;
+    while (capacity < needed) {
+        capacity *= 2;
+    }
+    return capacity;
 }
 
 /* Makes room for `more` bytes and the terminator; false leaves the string as it was. */
@@ -34,10 +46,7 @@ static bool reserve(struct s3d_str *str, size_t more)
     if (needed <= str->capacity) {
         return true;
     }
-    size_t capacity = str->capacity ? str->capacity : 64;
-    while (capacity < needed) {
-        capacity *= 2;
-    }
+    size_t capacity = room_for(str, needed);
     char *data = s3d_resize(str->data, capacity);
     if (!data) {
         str->failure = S3D_NO_MEMORY;
@@ -46,6 +55,13 @@ static bool reserve(struct s3d_str *str, size_t more)
     str->data = data;
     str->capacity = capacity;
     return true;
+}
+
+void s3d_str_reserve(struct s3d_str *str, size_t bytes)
+{
+    if (bytes && reserve(str, bytes)) {
+        str->data[str->length] = '\0';
+    }
 }
 
 void s3d_str_add_bytes(struct s3d_str *str, const void *bytes, size_t length)
@@ -133,7 +149,7 @@ enum s3d_code s3d_str_check(const struct s3d_str *str, struct s3d_error *error)
         return S3D_OK;
     }
     if (str->failure == S3D_NO_MEMORY) {
-        return s3d_fail_memory(error, str->capacity * 2);
+        return s3d_fail_memory(error, room_for(str, str->capacity + 1));
     }
     return s3d_fail(error, S3D_INVALID, "a text is longer than %zu bytes", str->max);
 }

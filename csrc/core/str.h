@@ -22,6 +22,7 @@ struct s3d_str {
 
 void s3d_str_fini(struct s3d_str *str);  /* frees; the string is empty and usable again */
 void s3d_str_clear(struct s3d_str *str); /* empties, keeps the memory, forgets the failure */
+void s3d_str_reserve(struct s3d_str *str, size_t bytes); /* room for so many more */
 void s3d_str_add(struct s3d_str *str, const char *text);
 void s3d_str_add_bytes(struct s3d_str *str, const void *bytes, size_t length);
 void s3d_str_add_format(struct s3d_str *str, const char *format, ...)

@@ -32,6 +32,24 @@ static void test_append(void)
     s3d_str_fini(&str);
 }
 
+static void test_reserve(void)
+{
+    struct s3d_str str = S3D_STR(1000);
+    s3d_str_reserve(&str, 0);
+    CHECK(!str.data);
+    s3d_str_reserve(&str, 500);
+    CHECK_TEXT(str.data, "");
+    s3d_mem_fail_at(1);
+    s3d_str_add_format(&str, "%0500d", 7); /* asks for nothing more */
+    CHECK(!s3d_mem_fault_fired());
+    s3d_mem_fail_at(0);
+    CHECK_CODE(s3d_str_check(&str, NULL), S3D_OK);
+    CHECK(str.length == 500);
+    s3d_str_reserve(&str, 501);
+    CHECK_CODE(s3d_str_check(&str, NULL), S3D_INVALID);
+    s3d_str_fini(&str);
+}
+
 /* The first failure sticks; nothing is added after it, nothing half. */
 static void test_too_long(void)
 {
@@ -204,6 +222,7 @@ int main(void)
 {
     alarm(60);
     RUN(test_append);
+    RUN(test_reserve);
     RUN(test_too_long);
     RUN(test_encoded);
     RUN(test_xml);
