@@ -294,6 +294,7 @@ struct whole {
     struct s3d_whole *get;
     uint64_t size;
     PyObject *landing; /* bytes of head_bytes */
+    PyObject *large;   /* bytes of the object's size, until they are returned */
     bool landed;       /* it has been written to */
     char *small;       /* where a small object lands instead: memory in recent use */
     void *page_memory; /* the object's size, until a Pages object owns it */
@@ -428,15 +429,16 @@ static PyObject *whole_as_pages(struct whole *whole)
 /* An object that is larger than its head: the rest goes to its place, the head is copied there. */
 static PyObject *large_bytes(struct whole *whole)
 {
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)whole->size);
-    char *data = bytes ? PyBytes_AS_STRING(bytes) : NULL;
-    if (!bytes || finish_whole(whole, data + whole->head_bytes)) {
-        Py_XDECREF(bytes);
+    whole->large = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)whole->size);
+    char *data = whole->large ? PyBytes_AS_STRING(whole->large) : NULL;
+    if (!data || finish_whole(whole, data + whole->head_bytes)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
     memcpy(data, PyBytes_AS_STRING(whole->landing), (size_t)whole->head_bytes);
     Py_END_ALLOW_THREADS
+    PyObject *bytes = whole->large;
+    whole->large = NULL;
     return bytes;
 }
 
@@ -464,6 +466,7 @@ static void whole_fini(struct whole *whole)
     s3d_pages_free(whole->page_memory, (size_t)whole->size);
     Py_END_ALLOW_THREADS
     leave_landing(whole);
+    Py_XDECREF(whole->large);
     PyMem_RawFree(whole->small);
 }
 

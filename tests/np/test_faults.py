@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import s3dlio_np
+from tests import child
 
 PART = 5 * 1024 * 1024
 DATA = np.random.default_rng(2).integers(0, 256, 3 * PART + 4321, np.uint8).tobytes()
@@ -307,6 +308,35 @@ def test_a_right_withdrawn_midway_in_a_read(s3_own: Any, read: Any) -> None:
     assert isinstance(caught.value, s3dlio_np.AccessDeniedError)
     assert (caught.value.code, caught.value.status) == ("DENIED", 403)
     assert "AccessDenied" in str(caught.value)
+
+
+REFUSED_IN_THE_MIDDLE = """
+    import os
+    import s3dlio_np
+    from tests.servers.own import OwnServer
+
+    hits = 0
+    with OwnServer(pattern_objects={"bucket/x": 64 << 20}) as server:
+        os.environ.update(server.env())
+        for turn in range(30):
+            skip = 2 + turn % 3
+            rule = server.add_fault(
+                op="GetObject", skip=skip, count=-1, kind="status", status=403, code="AccessDenied"
+            )
+            try:
+                s3dlio_np.get_bytes(
+                    "s3://bucket/x", concurrent=True, part_size=16 << 20, max_concurrency=4
+                )
+            except PermissionError:
+                hits += rule.hits()
+            server.clear_faults()
+    print(hits)
+"""
+
+
+def test_a_range_that_fails_while_others_arrive() -> None:
+    """What they write to stays until they have ended, though nobody will see it: else a crash."""
+    assert int(child.run(REFUSED_IN_THE_MIDDLE)) >= 30
 
 
 @pytest.mark.parametrize("write", [write_parts, write_at_once])
