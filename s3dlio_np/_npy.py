@@ -67,7 +67,8 @@ def read_header(
         ValueError, SyntaxError, TypeError, LookupError, OverflowError, RecursionError,
         MemoryError, tokenize.TokenError,
     ) as error:
-        raise ValueError(f"{where}: {error}") from error
+        why = str(error) or "its header is too complex, or memory ran out"
+        raise ValueError(f"{where}: {why}") from error
     if dtype.hasobject:
         return Header(shape, fortran_order, dtype, data_offset, 0)
     nbytes = npy_bytes(where, shape, dtype.itemsize, available - data_offset)

@@ -4,7 +4,8 @@ Fixtures: `own_server`, `ceph_server`, `moto_server` (one each a run), `s3` (an 
 environment and engine pointed at it; `s3_own` for faults), `target` (the same test on s3://
 and file://). The Ceph and moto variants carry the markers `ceph` and `moto`. They run when the
 server can be had; when not they are left out and the closing summary says so. S3D_CEPH=1 /
-S3D_MOTO=1 demands them (a server that cannot start is then an error), 0 leaves them out.
+S3D_MOTO=1 demands them (a server that cannot start is then an error), 0 leaves them out. The same
+holds for `oom`, S3D_OOM and builds in which allocations can fail.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests import oom
 from tests.servers import ceph
 from tests.servers import moto_server as moto
 from tests.servers.own import OwnServer
@@ -45,12 +47,14 @@ def reason_to_leave_out(marker: str) -> str | None:
         return f"{', '.join(ceph.missing_programs())} not installed; {ceph.INSTALL}"
     if marker == "moto" and not moto.is_installed():
         return f"moto's server is not installed; {moto.INSTALL}"
+    if marker == "oom":
+        return oom.missing()
     return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out: dict[str, tuple[int, str]] = {}
-    for marker in ("ceph", "moto"):
+    for marker in ("ceph", "moto", "oom"):
         reason = reason_to_leave_out(marker)
         if reason is None:
             continue

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# tools/pytest_san.sh: the sanitizer's own memory is the process's, too.
+SANITIZED = os.environ.get("S3D_SANITIZED") == "1"
 
 # For what the real servers have no say in: the own server and files are enough.
 near = pytest.mark.parametrize("target", ["s3-own", "file"], indirect=True)

@@ -3,9 +3,9 @@ PACKAGES = libcurl openssl libxml-2.0 libisal libzstd
 STANDARD = -std=gnu11 -D_GNU_SOURCE -fvisibility=hidden -pthread
 WARNINGS = -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual -Wwrite-strings -Wvla -Wformat=2 -Wswitch-enum
 CFLAGS_release = -O2 -g
-CFLAGS_debug = -O0 -g3 -UNDEBUG
-CFLAGS_asan = -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-CFLAGS_tsan = -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=thread
+CFLAGS_debug = -DS3D_FAULTS -O0 -g3 -UNDEBUG
+CFLAGS_asan = -DS3D_FAULTS -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all
+CFLAGS_tsan = -DS3D_FAULTS -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=thread
 LDFLAGS_release =
 LDFLAGS_debug =
 LDFLAGS_asan = -fsanitize=address,undefined

@@ -16,6 +16,7 @@
 #include "bind/writer.h"
 #include "backends/open.h"
 #include "core/engine.h"
+#include "core/mem.h"
 
 #ifndef S3D_VERSION
 #define S3D_VERSION "0+unknown"
@@ -33,6 +34,24 @@ static PyObject *shut_down(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(igno
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
+
+#ifdef S3D_FAULTS
+/* For tests/oom.py; a release has no such thing. */
+static PyObject *fail_allocation(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    unsigned long n = PyLong_AsUnsignedLong(number);
+    if (n == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    s3d_mem_fail_at(n);
+    Py_RETURN_NONE;
+}
+
+static PyObject *allocation_failed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(s3d_mem_fault_fired());
+}
+#endif
 
 #define WITH_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
 
@@ -108,6 +127,12 @@ static PyMethodDef methods[] = {
      "not pass `available`. Raises ValueError beginning with `where`."},
     {"_shut_down", shut_down, METH_NOARGS,
      "Aborts open uploads and joins the engine's threads."},
+#ifdef S3D_FAULTS
+    {"_fail_allocation", fail_allocation, METH_O,
+     "_fail_allocation(n, /)\n--\n\nThe engine's n-th allocation from now fails; 0: none."},
+    {"_allocation_failed", allocation_failed, METH_NOARGS,
+     "_allocation_failed()\n--\n\nWhether that one came."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

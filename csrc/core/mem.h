@@ -5,7 +5,8 @@
  * anonymous mappings that ask for huge pages, so that first touch costs 10 GB/s instead of 3, and
  * that return to the system at once when freed.
  *
- * Built with -DS3D_FAULTS (the C tests), s3d_mem_fail_at(n) makes the n-th call from now fail.
+ * Built with -DS3D_FAULTS (the C tests, and extensions that are no release), s3d_mem_fail_at(n)
+ * makes the n-th call from now fail.
  */
 #ifndef S3D_CORE_MEM_H
 #define S3D_CORE_MEM_H
