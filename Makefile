@@ -1,7 +1,7 @@
 # make            set-up (once) and both extensions          make demo   the main job, end to end
 # make test       C tests (plain and ASan+UBSan), then pytest   make ctest  C tests of one S3D_BUILD
-# make test SAN=asan|tsan   only the C tests, with that sanitizer
-# make pytest SAN=asan      Python tests that drive the engine, with that sanitizer (tools/pytest_san.sh)
+# make test SAN=asan|tsan|valgrind   only the C tests, with that sanitizer
+# make pytest SAN=asan|tsan   Python tests that drive the engine, with that sanitizer (tools/pytest_san.sh)
 # make soak [SOAK_ARGS="--minutes 10"]   mixed work while one request in twenty fails
 # make interop    tests with pandas, pyarrow, h5py, Pillow, joblib, JAX, Keras, flax, TensorFlow (2.5 GB, once)
 # make fuzz [FUZZ_S=300] [FUZZ="uri xml"]   every fuzz target for so many seconds, with clang
@@ -76,7 +76,7 @@ ctest: $(STAMPS)/system s3server
 	@$(C_TESTS) S3D_BUILD=$(S3D_BUILD) run
 
 ifdef SAN
-test: $(STAMPS)/system s3server
+test: $(STAMPS)/system $(if $(filter valgrind,$(SAN)),$(STAMPS)/system-valgrind) s3server
 	@$(C_TESTS) S3D_BUILD=$(SAN) run
 else
 test: build s3server

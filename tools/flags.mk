@@ -6,7 +6,10 @@ CFLAGS_release = -O2 -g
 CFLAGS_debug = -DS3D_FAULTS -O0 -g3 -UNDEBUG
 CFLAGS_asan = -DS3D_FAULTS -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fno-wrapv -fsanitize=address,undefined -fno-sanitize-recover=all
 CFLAGS_tsan = -DS3D_FAULTS -O1 -g -UNDEBUG -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=thread
+# The C tests only.
+CFLAGS_valgrind = -DS3D_VALGRIND -O1 -g -UNDEBUG -fno-omit-frame-pointer
 LDFLAGS_release =
 LDFLAGS_debug =
 LDFLAGS_asan = -fsanitize=address,undefined
 LDFLAGS_tsan = -fsanitize=thread
+LDFLAGS_valgrind =

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Sees to the compiler and the system libraries. As root with apt-get it installs what is missing;
 # otherwise it prints the one line to run and exits 1. Does nothing when nothing is missing.
-#   [PYTHON=python3] bash tools/system-deps.sh [fuzz | analyze]   and what that target needs besides
+#   [PYTHON=python3] bash tools/system-deps.sh [fuzz | analyze | valgrind]   and what that target needs besides
 set -euo pipefail
 python=${PYTHON:-python3}
 missing=()
@@ -40,7 +40,10 @@ analyze)
     command -v clang-tidy > /dev/null || need clang-tidy
     command -v cppcheck > /dev/null || need cppcheck
     ;;
-*) echo "usage: tools/system-deps.sh [fuzz | analyze]" >&2; exit 2 ;;
+valgrind)
+    command -v valgrind > /dev/null || need valgrind
+    ;;
+*) echo "usage: tools/system-deps.sh [fuzz | analyze | valgrind]" >&2; exit 2 ;;
 esac
 
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef S3D_VALGRIND
+#include <valgrind/valgrind.h>
+#endif
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -39,6 +42,14 @@
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
+
+/* For a forked child: what its parent's other threads had is nobody's there, and no leak. */
+static inline void test_in_child(void)
+{
+#ifdef S3D_VALGRIND
+    VALGRIND_CLO_CHANGE("--leak-check=no");
+#endif
+}
 
 #define RUN(test)                                                                                  \
     do {                                                                                           \

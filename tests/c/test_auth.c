@@ -257,6 +257,7 @@ static void test_openssl_failure(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
+        test_in_child();
         in_child_without_algorithms();
         fflush(NULL);
         _exit(0);

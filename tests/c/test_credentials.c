@@ -429,6 +429,7 @@ static void test_forbidden_file(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
+        test_in_child();
         in_child_without_rights();
         fflush(NULL);
         _exit(0);

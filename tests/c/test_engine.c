@@ -362,6 +362,7 @@ static void fork_and_use(struct open_things *things, bool anew)
     pid_t child = fork();
     CHECK(child >= 0);
     if (!child) {
+        test_in_child();
         alarm(30);
         use_in_child(things);
         if (anew && CHILDREN_START_THREADS) {
@@ -510,6 +511,7 @@ static void test_exit_in_child(void)
     fflush(NULL);
     pid_t child = fork();
     if (!child) {
+        test_in_child();
         alarm(30);
         s3d_engine_shutdown();
         s3d_put_free(put);

@@ -292,6 +292,7 @@ static void test_fork_while_fetching(void)
     pid_t child = fork();
     CHECK(child >= 0);
     if (!child) {
+        test_in_child();
         in_child(identity);
     }
     CHECK_CODE(wait_ready(identity, NULL), S3D_OK);
