@@ -14,7 +14,6 @@ import faulthandler
 import gc
 import importlib
 import random
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -204,7 +203,7 @@ def bounded() -> Iterator[None]:
     """Ends the process, with every thread's stack, should this take minutes."""
     gc.collect()
     gc.freeze()  # what is there already need not be looked through each time
-    faulthandler.dump_traceback_later(HANG_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(HANG_S, exit=True, file=2)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # no memory for a stream's close()

@@ -27,9 +27,9 @@ pytestmark = [
 ]
 
 
-def write(uri: str, options: s3dlio_np.WriterOptions) -> None:
+def write(uri: str, data: bytes, options: s3dlio_np.WriterOptions) -> None:
     with s3dlio_np.open(uri, "wb", options=options) as stream:
-        stream.write(LARGE)
+        stream.write(data)
 
 
 def read(uri: str, decompress: bool | None = None) -> bytes:
@@ -59,8 +59,10 @@ def is_arrays(got: Any) -> bool:
 
 SAVES = {
     "put": Save(lambda uri: s3dlio_np.put(uri, SMALL), s3dlio_np.get_bytes, is_small),
-    "write": Save(lambda uri: write(uri, SUMS), read, is_large),
-    "write, zstd": Save(lambda uri: write(uri, ZSTD), lambda uri: read(uri, True), is_large),
+    "write": Save(lambda uri: write(uri, LARGE, SUMS), read, is_large),
+    "write, zstd": Save(
+        lambda uri: write(uri, SMALL.tobytes(), ZSTD), lambda uri: read(uri, True), is_small
+    ),
     "save": Save(lambda uri: s3dlio_np.save(uri, SMALL), s3dlio_np.load, is_small),
     "savez": Save(
         lambda uri: s3dlio_np.savez(uri, **ARRAYS),
