@@ -121,9 +121,7 @@ bench: build s3server .venv-interop/.installed
 lint: build
 	@.venv/bin/ruff check -q --output-format concise .
 	@.venv/bin/mypy --strict s3dlio_np s3dlio_torch
-	@differ=0; for file in $(C_FORMATTED); do \
-	    .venv/bin/clang-format --dry-run -Werror "$$file" > /dev/null 2>&1 || { differ=$$((differ + 1)); }; \
-	done; echo "clang-format: $$differ of $(words $(C_FORMATTED)) C files differ from .clang-format (make format)"
+	@.venv/bin/clang-format --dry-run -Werror $(C_FORMATTED) || { echo "make format mends that" >&2; exit 1; }
 
 format: .venv/.installed
 	@.venv/bin/clang-format -i $(C_FORMATTED)

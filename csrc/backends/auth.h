@@ -11,8 +11,9 @@
 enum { S3D_SHA256_HEX = 65, S3D_AMZ_DATE = 17 };
 
 /* Lower-case hex of SHA-256 over the spans, terminated. */
-S3D_MUST_USE enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX], const struct s3d_span *spans,
-                                          size_t count, struct s3d_error *error);
+S3D_MUST_USE enum s3d_code s3d_sha256_hex(char hex[S3D_SHA256_HEX],
+                                          const struct s3d_span *spans, size_t count,
+                                          struct s3d_error *error);
 
 /* Lower-case hex of MD5, for ETags that stores define by it, never for security. False: not to be
  * had, as where the system allows no MD5. */
@@ -47,8 +48,8 @@ struct s3d_sigv4 {
     const char *region;
     const char *service; /* "s3" */
     const char *method;
-    const char *path;    /* percent-encoded as it goes over the wire; starts with '/' */
-    const char *query;   /* canonical: encoded, sorted by name; "" for none */
+    const char *path;  /* percent-encoded as it goes over the wire; starts with '/' */
+    const char *query; /* canonical: encoded, sorted by name; "" for none */
     const struct s3d_header *headers; /* to be signed: host, x-amz-* and more, sorted by name */
     size_t header_count;
     const char *payload; /* SHA-256 hex or "UNSIGNED-PAYLOAD" */

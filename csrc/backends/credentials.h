@@ -19,7 +19,8 @@ void s3d_credentials_fini(struct s3d_credentials *credentials); /* wipes the sec
 
 /* The profile's `region` or `endpoint_url`, to be freed with s3d_free; NULL value when not set. A
  * named profile must exist here too. */
-S3D_MUST_USE enum s3d_code s3d_profile_setting(const struct s3d_config *config, const char *name,
-                                               char **value, struct s3d_error *error);
+S3D_MUST_USE enum s3d_code s3d_profile_setting(const struct s3d_config *config,
+                                               const char *name, char **value,
+                                               struct s3d_error *error);
 
 #endif

@@ -105,8 +105,7 @@ static enum s3d_code check_empty(const char *path, struct stat *about, struct s3
 {
     int fd = s3d_file_open_for_reading(path);
     if (fd < 0) {
-        return errno == EACCES ? S3D_OK
-                               : s3d_file_fail(error, errno, "open for reading", path);
+        return errno == EACCES ? S3D_OK : s3d_file_fail(error, errno, "open for reading", path);
     }
     enum s3d_code code = s3d_file_require_size(fd, about, path, error);
     s3d_sys_close(fd);
@@ -166,24 +165,15 @@ struct file_driver {
 static enum s3d_code execute(struct s3d_request *request, struct s3d_error *error)
 {
     switch (request->verb) {
-    case S3D_VERB_STAT:
-        return stat_file(request, error);
-    case S3D_VERB_GET:
-        return s3d_file_get(request, error);
-    case S3D_VERB_PUT:
-        return s3d_file_put(request, error);
-    case S3D_VERB_DELETE:
-        return delete_file(request, error);
-    case S3D_VERB_LIST:
-        return s3d_file_list(request, error);
-    case S3D_VERB_UPLOAD_CREATE:
-        return s3d_file_upload_create(request, error);
-    case S3D_VERB_UPLOAD_PART:
-        return s3d_file_upload_part(request, error);
-    case S3D_VERB_UPLOAD_COMPLETE:
-        return s3d_file_upload_complete(request, error);
-    case S3D_VERB_UPLOAD_ABORT:
-        return s3d_file_upload_abort(request, error);
+    case S3D_VERB_STAT: return stat_file(request, error);
+    case S3D_VERB_GET: return s3d_file_get(request, error);
+    case S3D_VERB_PUT: return s3d_file_put(request, error);
+    case S3D_VERB_DELETE: return delete_file(request, error);
+    case S3D_VERB_LIST: return s3d_file_list(request, error);
+    case S3D_VERB_UPLOAD_CREATE: return s3d_file_upload_create(request, error);
+    case S3D_VERB_UPLOAD_PART: return s3d_file_upload_part(request, error);
+    case S3D_VERB_UPLOAD_COMPLETE: return s3d_file_upload_complete(request, error);
+    case S3D_VERB_UPLOAD_ABORT: return s3d_file_upload_abort(request, error);
     }
     return s3d_fail(error, S3D_INTERNAL, "unknown verb %d", (int)request->verb);
 }

@@ -92,9 +92,9 @@ static enum s3d_code check_version(const char *path, const struct stat *about,
     if (!if_match || (about && strcmp(now.etag, if_match) == 0)) {
         return S3D_OK;
     }
-    return s3d_fail(error, S3D_CHANGED,
-                    "\"%s\" %s%.100s, where the version %.100s was to be replaced",
-                    s3d_file_shown(path), about ? "is now " : "is not there", now.etag, if_match);
+    return s3d_fail(
+        error, S3D_CHANGED, "\"%s\" %s%.100s, where the version %.100s was to be replaced",
+        s3d_file_shown(path), about ? "is now " : "is not there", now.etag, if_match);
 }
 
 static bool creates_only(const struct s3d_request *request)
@@ -563,7 +563,8 @@ static enum s3d_code open_upload(const struct s3d_request *request, int *fd,
                              ? s3d_file_fail(error, errno, "look up", request->upload_id)
                              : s3d_file_require_regular(&about, request->upload_id, error);
     if (!code && about.st_nlink > 1) { /* nor into what someone has linked there */
-        code = s3d_fail(error, S3D_CHANGED, "\"%s\" has another name: it is not the upload's alone",
+        code = s3d_fail(error, S3D_CHANGED,
+                        "\"%s\" has another name: it is not the upload's alone",
                         s3d_file_shown(request->upload_id));
     }
     if (code) {
@@ -645,9 +646,7 @@ static enum s3d_code check_folder(const char *temp, const char *path, struct s3d
 enum s3d_code s3d_file_upload_complete(struct s3d_request *request, struct s3d_error *error)
 {
     struct target target;
-    struct publication file = {.fd = -1,
-                               .temp = request->upload_id,
-                               .target = &target};
+    struct publication file = {.fd = -1, .temp = request->upload_id, .target = &target};
     const struct s3d_sum_kind *kind = s3d_file_sum_kind(request);
     bool renamed = false;
     enum s3d_code code = check_parts(request, &file.size_bytes, error);

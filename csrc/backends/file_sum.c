@@ -29,10 +29,11 @@ enum s3d_code s3d_file_keep_sum(int fd, const char *path, const struct s3d_sum_k
         return S3D_OK;
     }
     if (errno == EOPNOTSUPP || errno == ENOSYS) {
-        return s3d_fail(error, S3D_UNSUPPORTED,
-                        "the file system of \"%s\" keeps no extended attributes, where the checksum "
-                        "would be stored: leave checksum out",
-                        s3d_file_shown(path));
+        return s3d_fail(
+            error, S3D_UNSUPPORTED,
+            "the file system of \"%s\" keeps no extended attributes, where the checksum "
+            "would be stored: leave checksum out",
+            s3d_file_shown(path));
     }
     return s3d_file_fail(error, errno, "store the checksum of", path);
 }
@@ -62,7 +63,7 @@ enum s3d_code s3d_file_find_sum(const char *path, struct s3d_object *object,
         return S3D_OK;
     }
     /* EACCES: a file that may be looked up but not read keeps its attributes to itself as well. */
-    bool is_none = errno == ENODATA || errno == EOPNOTSUPP || errno == ENOSYS || errno == ERANGE ||
-                   errno == EACCES;
+    bool is_none = errno == ENODATA || errno == EOPNOTSUPP || errno == ENOSYS ||
+                   errno == ERANGE || errno == EACCES;
     return is_none ? S3D_OK : s3d_file_fail(error, errno, "find the checksum of", path);
 }

@@ -23,7 +23,7 @@ enum {
     LOW_SPEED_S = 20,
     QUIET_MS = 60 * 1000,     /* of a patient message: without a byte, */
     PATIENCE_MS = 600 * 1000, /* and at most */
-    IDLE_CONNECTION_S = 4, /* S3 drops idle connections at about 5 s */
+    IDLE_CONNECTION_S = 4,    /* S3 drops idle connections at about 5 s */
     HEADERS_MAX_BYTES = 64 * 1024,
     TOUCH_BYTES = 2 * 1024 * 1024,
     ORIGIN_MAX = 320
@@ -46,11 +46,11 @@ struct attempt {
     size_t send_span, send_skip;       /* where the next body byte to send is */
     size_t receive_span, receive_skip; /* where the next received byte goes */
     size_t touched_bytes;              /* of that span, where it is fresh memory */
-    int64_t moved_ms;                  /* a patient message's: when the last byte came or went */
-    curl_off_t moved_bytes;            /* and how many had by then */
-    bool judged;                       /* accept_body has been asked */
-    bool place;                        /* and said: into the spans */
-    struct s3d_error failure;          /* of a callback; code OK: none */
+    int64_t moved_ms;         /* a patient message's: when the last byte came or went */
+    curl_off_t moved_bytes;   /* and how many had by then */
+    bool judged;              /* accept_body has been asked */
+    bool place;               /* and said: into the spans */
+    struct s3d_error failure; /* of a callback; code OK: none */
 };
 
 struct http_driver {
@@ -482,7 +482,8 @@ static bool is_broken_head(const struct attempt *attempt, CURLcode result)
     curl_off_t begun_us = 0;
     return (result == CURLE_OUT_OF_MEMORY || result == CURLE_UNSUPPORTED_PROTOCOL) &&
            !attempt->judged &&
-           curl_easy_getinfo(attempt->easy, CURLINFO_STARTTRANSFER_TIME_T, &begun_us) == CURLE_OK &&
+           curl_easy_getinfo(attempt->easy, CURLINFO_STARTTRANSFER_TIME_T, &begun_us) ==
+               CURLE_OK &&
            begun_us > 0;
 }
 
@@ -497,7 +498,8 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
     describe_origin(attempt, origin);
     snprintf(way, sizeof way, "%s%s%s", origin, proxy ? " by the proxy " : "",
              proxy ? proxy->origin : "");
-    const char *detail = attempt->curl_error[0] ? attempt->curl_error : curl_easy_strerror(result);
+    const char *detail =
+        attempt->curl_error[0] ? attempt->curl_error : curl_easy_strerror(result);
     enum s3d_code code = S3D_OK;
     if (proxy) {
         code = s3d_http_proxy_failure(proxy, attempt->easy, (int)result, detail, origin, error);

@@ -42,7 +42,8 @@ void s3d_http_ca_free(struct s3d_http_ca *ca)
     }
 }
 
-static enum s3d_code ca_load(struct s3d_http_ca **out, const char *bundle, struct s3d_error *error)
+static enum s3d_code ca_load(struct s3d_http_ca **out, const char *bundle,
+                             struct s3d_error *error)
 {
     struct s3d_http_ca *ca = s3d_alloc_zeroed(1, sizeof *ca);
     if (!ca) {
@@ -52,7 +53,8 @@ static enum s3d_code ca_load(struct s3d_http_ca **out, const char *bundle, struc
     ca->store = X509_STORE_new();
     if (!ca->store) {
         code = s3d_fail_memory(error, sizeof *ca);
-    } else if (bundle ? X509_STORE_load_file(ca->store, bundle) != 1 : !load_system(ca->store)) {
+    } else if (bundle ? X509_STORE_load_file(ca->store, bundle) != 1
+                      : !load_system(ca->store)) {
         code = s3d_fail(error, S3D_TLS, "cannot read certificates from %s: %s",
                         bundle ? bundle : "the system's bundle",
                         ERR_reason_error_string(ERR_peek_last_error()));
@@ -81,10 +83,10 @@ static enum s3d_code bundle_version(char **version, const char *bundle, struct s
     if (stat(bundle, &file) != 0) {
         file = (struct stat){0};
     }
-    s3d_str_add_format(&text, "%s#%llx-%llx-%llx-%llx.%lx", bundle,
-                       (unsigned long long)file.st_dev, (unsigned long long)file.st_ino,
-                       (unsigned long long)file.st_size, (unsigned long long)file.st_mtim.tv_sec,
-                       (unsigned long)file.st_mtim.tv_nsec);
+    s3d_str_add_format(
+        &text, "%s#%llx-%llx-%llx-%llx.%lx", bundle, (unsigned long long)file.st_dev,
+        (unsigned long long)file.st_ino, (unsigned long long)file.st_size,
+        (unsigned long long)file.st_mtim.tv_sec, (unsigned long)file.st_mtim.tv_nsec);
     enum s3d_code code = s3d_str_check(&text, error);
     if (code) {
         s3d_str_fini(&text);
@@ -108,7 +110,8 @@ static CURLcode on_context(CURL *easy, void *context, void *ca)
 }
 
 /* Makes *ca what the bundle holds now. */
-static enum s3d_code ca_update(struct s3d_http_ca **ca, const char *bundle, struct s3d_error *error)
+static enum s3d_code ca_update(struct s3d_http_ca **ca, const char *bundle,
+                               struct s3d_error *error)
 {
     char *version;
     struct s3d_http_ca *fresh = NULL;
@@ -131,7 +134,7 @@ done:
 }
 
 enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char *bundle,
-                           struct s3d_error *error)
+                                struct s3d_error *error)
 {
     enum s3d_code code = ca_update(ca, bundle, error);
     if (code) {
@@ -143,7 +146,8 @@ enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char 
     curl_easy_setopt(easy, CURLOPT_CAINFO, NULL);
     curl_easy_setopt(easy, CURLOPT_CAPATH, (*ca)->version);
 #if LIBCURL_VERSION_NUM >= 0x075700
-    curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L); /* it would outlive a change of bundle */
+    curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT,
+                     0L); /* it would outlive a change of bundle */
 #endif
     curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_context);
     curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, *ca);

@@ -15,8 +15,8 @@ struct s3d_http_ca;
  * replaced or written. TLS 1.2 at least, verification always on, of a proxy that speaks TLS, too. TLS
  * error when the bundle cannot be read.
  */
-S3D_MUST_USE enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy, const char *bundle,
-                                        struct s3d_error *error);
+S3D_MUST_USE enum s3d_code s3d_http_ca_apply(struct s3d_http_ca **ca, void *easy,
+                                             const char *bundle, struct s3d_error *error);
 void s3d_http_ca_free(struct s3d_http_ca *ca); /* NULL is allowed */
 
 #endif

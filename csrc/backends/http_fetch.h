@@ -21,7 +21,7 @@ struct s3d_http_fetch {
     size_t header_count;
     const char *body; /* POST; NULL: none */
     size_t body_length;
-    const char *ca_bundle; /* PEM file, NULL: the system's */
+    const char *ca_bundle;              /* PEM file, NULL: the system's */
     const struct s3d_http_proxy *proxy; /* NULL: none, whatever the environment says */
     uint32_t connect_timeout_ms, timeout_ms;
     const atomic_bool *stop;

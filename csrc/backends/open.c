@@ -18,7 +18,9 @@ enum s3d_code s3d_store_open(struct s3d_store **store, const struct s3d_uri *uri
         return code;
     }
     switch (uri->scheme) {
-    case S3D_SCHEME_S3: code = s3d_s3_open(store, engine, &config, uri->container, error); break;
+    case S3D_SCHEME_S3:
+        code = s3d_s3_open(store, engine, &config, uri->container, error);
+        break;
     case S3D_SCHEME_FILE: code = s3d_file_open(store, engine, &config, error); break;
     default: code = s3d_fail(error, S3D_INTERNAL, "no backend for scheme %d", (int)uri->scheme);
     }

@@ -23,8 +23,9 @@ void s3d_callback_remove(void);
 S3D_MUST_USE enum s3d_code s3d_callback_wait(uint64_t number, int64_t timeout_ms,
                                              struct s3d_error *error);
 S3D_MUST_USE enum s3d_code s3d_callback_answer(uint64_t number, const char *access_key,
-                                               const char *secret_key, const char *session_token,
-                                               int64_t expires_s, struct s3d_error *error);
+                                               const char *secret_key,
+                                               const char *session_token, int64_t expires_s,
+                                               struct s3d_error *error);
 void s3d_callback_refuse(uint64_t number, const struct s3d_error *why);
 
 /* Before the engine shuts down: the program answers no more. */

@@ -202,14 +202,13 @@ static enum s3d_code set_checksums(struct s3d_s3_store *store, const struct s3d_
                                    bool custom_endpoint, struct s3d_error *error)
 {
     bool sends = false, checks = false;
-    enum s3d_code code = checksum_setting(config, config->checksum_calculation,
-                                          "AWS_REQUEST_CHECKSUM_CALCULATION",
-                                          "request_checksum_calculation", custom_endpoint, &sends,
-                                          error);
+    enum s3d_code code = checksum_setting(
+        config, config->checksum_calculation, "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "request_checksum_calculation", custom_endpoint, &sends, error);
     if (!code) {
-        code = checksum_setting(config, config->checksum_validation,
-                                "AWS_RESPONSE_CHECKSUM_VALIDATION",
-                                "response_checksum_validation", custom_endpoint, &checks, error);
+        code = checksum_setting(
+            config, config->checksum_validation, "AWS_RESPONSE_CHECKSUM_VALIDATION",
+            "response_checksum_validation", custom_endpoint, &checks, error);
     }
     store->checksum = sends ? S3D_CHECKSUM_CRC64NVME : S3D_CHECKSUM_NONE;
     store->http.base.check_kinds = checks ? s3d_sum_kinds : NULL;
@@ -225,7 +224,8 @@ static enum s3d_code set_endpoint(struct s3d_s3_store *store, const struct s3d_c
         code = setting_or_profile(config, config->endpoint, "endpoint_url", &endpoint, error);
     }
     if (!code) {
-        code = set_address(store, config, endpoint, region ? region : "us-east-1", bucket, error);
+        code =
+            set_address(store, config, endpoint, region ? region : "us-east-1", bucket, error);
     }
     if (!code) {
         code = set_checksums(store, config, endpoint != NULL, error);
@@ -278,7 +278,8 @@ enum s3d_code s3d_s3_open(struct s3d_store **out, struct s3d_engine *engine,
     }
     if (!code && config->ca_bundle) {
         store->http.ca_bundle = s3d_copy_string(config->ca_bundle);
-        code = store->http.ca_bundle ? S3D_OK : s3d_fail_memory(error, strlen(config->ca_bundle));
+        code =
+            store->http.ca_bundle ? S3D_OK : s3d_fail_memory(error, strlen(config->ca_bundle));
     }
     if (!code) {
         code = s3d_store_init(&store->http.base, &s3_ops, engine, error);

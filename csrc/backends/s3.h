@@ -18,7 +18,7 @@ struct s3d_s3_store {
     char *path; /* before the key: "/" or "/bucket/" */
     bool sign_payload;
     struct s3d_s3_extras extras;
-    enum s3d_checksum checksum; /* where a request has the default: NONE or a real one */
+    enum s3d_checksum checksum;    /* where a request has the default: NONE or a real one */
     struct s3d_identity *identity; /* has its own lock */
     struct s3d_s3_places places;   /* moves by itself */
 };

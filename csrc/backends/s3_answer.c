@@ -18,8 +18,8 @@ static void take_object(struct s3d_request *request, const struct s3d_http_answe
     s3d_s3_checksum_take(request, answer, object);
 }
 
-static enum s3d_code check_range(struct s3d_request *request, const struct s3d_http_answer *answer,
-                                 struct s3d_error *error)
+static enum s3d_code check_range(struct s3d_request *request,
+                                 const struct s3d_http_answer *answer, struct s3d_error *error)
 {
     uint64_t first = request->offset_bytes, length = request->length_bytes;
     if (request->suffix) {
@@ -39,12 +39,11 @@ static enum s3d_code check_range(struct s3d_request *request, const struct s3d_h
         bool beyond = !request->suffix && answer->range_first == first &&
                       answer->range_last + 1 == answer->range_total &&
                       answer->range_last - first + 1 < length;
-        return s3d_fail(error, beyond ? S3D_RANGE : S3D_PROTOCOL,
-                        "asked for bytes %llu-%llu, got bytes %llu-%llu of %llu",
-                        (unsigned long long)first, (unsigned long long)(first + length - 1),
-                        (unsigned long long)answer->range_first,
-                        (unsigned long long)answer->range_last,
-                        (unsigned long long)answer->range_total);
+        return s3d_fail(
+            error, beyond ? S3D_RANGE : S3D_PROTOCOL,
+            "asked for bytes %llu-%llu, got bytes %llu-%llu of %llu", (unsigned long long)first,
+            (unsigned long long)(first + length - 1), (unsigned long long)answer->range_first,
+            (unsigned long long)answer->range_last, (unsigned long long)answer->range_total);
     }
     if (answer->has_length && answer->length_bytes != length) {
         return s3d_fail(error, S3D_PROTOCOL, "Content-Length %llu does not fit Content-Range",
@@ -56,15 +55,16 @@ static enum s3d_code check_range(struct s3d_request *request, const struct s3d_h
 }
 
 /* 200 to a request for a range: fine when the whole object is what was asked for. */
-static enum s3d_code check_whole(struct s3d_request *request, const struct s3d_http_answer *answer,
-                                 struct s3d_error *error)
+static enum s3d_code check_whole(struct s3d_request *request,
+                                 const struct s3d_http_answer *answer, struct s3d_error *error)
 {
-    bool is_asked = answer->has_length && request->offset_bytes == 0 &&
-                    (request->suffix || request->at_most
-                         ? answer->length_bytes <= request->length_bytes
-                         : answer->length_bytes == request->length_bytes);
+    bool is_asked =
+        answer->has_length && request->offset_bytes == 0 &&
+        (request->suffix || request->at_most ? answer->length_bytes <= request->length_bytes
+                                             : answer->length_bytes == request->length_bytes);
     if (!is_asked) {
-        return s3d_fail(error, S3D_PROTOCOL, "the server ignored the range and sent the whole object");
+        return s3d_fail(error, S3D_PROTOCOL,
+                        "the server ignored the range and sent the whole object");
     }
     request->result.first_byte = 0;
     request->result.object.size_bytes = answer->length_bytes;
@@ -92,20 +92,13 @@ static const struct {
     const char *server_code;
     enum s3d_code code;
 } known_codes[] = {
-    {"NoSuchKey", S3D_NOT_FOUND},
-    {"NoSuchBucket", S3D_NOT_FOUND},
-    {"NoSuchUpload", S3D_NOT_FOUND},
-    {"NoSuchVersion", S3D_NOT_FOUND},
-    {"SlowDown", S3D_THROTTLED},
-    {"ServiceUnavailable", S3D_THROTTLED},
-    {"RequestTimeout", S3D_TIMEOUT},
-    {"InternalError", S3D_SERVER},
-    {"BadDigest", S3D_INTEGRITY},
-    {"XAmzContentSHA256Mismatch", S3D_INTEGRITY},
-    {"InvalidRange", S3D_RANGE},
-    {"RequestTimeTooSkewed", S3D_DENIED},
-    {"InvalidToken", S3D_DENIED},
-    {"ExpiredToken", S3D_DENIED},
+    {"NoSuchKey", S3D_NOT_FOUND},         {"NoSuchBucket", S3D_NOT_FOUND},
+    {"NoSuchUpload", S3D_NOT_FOUND},      {"NoSuchVersion", S3D_NOT_FOUND},
+    {"SlowDown", S3D_THROTTLED},          {"ServiceUnavailable", S3D_THROTTLED},
+    {"RequestTimeout", S3D_TIMEOUT},      {"InternalError", S3D_SERVER},
+    {"BadDigest", S3D_INTEGRITY},         {"XAmzContentSHA256Mismatch", S3D_INTEGRITY},
+    {"InvalidRange", S3D_RANGE},          {"RequestTimeTooSkewed", S3D_DENIED},
+    {"InvalidToken", S3D_DENIED},         {"ExpiredToken", S3D_DENIED},
     {"TokenRefreshRequired", S3D_DENIED},
 };
 
@@ -131,7 +124,8 @@ static enum s3d_code code_of_status(const struct s3d_request *request, int statu
     case 408: return S3D_TIMEOUT;
     case 409:
         /* S3's advice is to send a PUT again; of an upload it may have kept the parts or not. */
-        return is_commit(request) && (request->options->if_none_match || request->options->if_match)
+        return is_commit(request) &&
+                       (request->options->if_none_match || request->options->if_match)
                    ? S3D_CONFLICT
                    : S3D_REJECTED;
     case 412:
@@ -202,7 +196,8 @@ static bool should_redirect(struct s3d_request *request, const struct s3d_http_a
 }
 
 static enum s3d_code fail_by_answer(struct s3d_request *request,
-                                    const struct s3d_http_answer *answer, struct s3d_error *error)
+                                    const struct s3d_http_answer *answer,
+                                    struct s3d_error *error)
 {
     struct s3d_xml_error xml = {0};
     s3d_xml_error(s3d_str_text(&answer->text), answer->text.length, &xml);
@@ -222,7 +217,7 @@ static enum s3d_code fail_by_answer(struct s3d_request *request,
         code = S3D_EXPIRED;
     }
     const char *region = xml.region[0] ? xml.region : answer->region;
-    const char *text = xml.message[0] ? xml.message
+    const char *text = xml.message[0]          ? xml.message
                        : code == S3D_NOT_FOUND ? "no such object or bucket"
                                                : "the server refused";
     s3d_fail(error, code, "%s%s%s%s", text, advice(code, answer->status, xml.code),
@@ -254,11 +249,11 @@ static enum s3d_code compare_at_once(struct s3d_request *request, struct s3d_err
                : s3d_check_fail(error, object->sum_kind, object->sum, sum);
 }
 
-static enum s3d_code finish_get(struct s3d_request *request, const struct s3d_http_answer *answer,
-                                struct s3d_error *error)
+static enum s3d_code finish_get(struct s3d_request *request,
+                                const struct s3d_http_answer *answer, struct s3d_error *error)
 {
-    if (answer->status == 416 && (request->suffix || request->at_most) && answer->range_unsatisfied &&
-        answer->range_total == 0) {
+    if (answer->status == 416 && (request->suffix || request->at_most) &&
+        answer->range_unsatisfied && answer->range_total == 0) {
         return S3D_OK; /* the last bytes of an empty object: there are none */
     }
     if (answer->status != 200 && answer->status != 206) {
@@ -337,8 +332,8 @@ static enum s3d_code add_listed(void *context, const char *key, const struct s3d
     }
     if (!answers) {
         s3d_fail(&listed->refused, S3D_PROTOCOL,
-                 "the store listed the key \"%.200s\", which does not begin with \"%.200s\"", key,
-                 listed->prefix);
+                 "the store listed the key \"%.200s\", which does not begin with \"%.200s\"",
+                 key, listed->prefix);
     } else {
         s3d_fail(&listed->refused, S3D_PROTOCOL,
                  "the store listed a key of %zu bytes; S3 allows %d", length, S3D_KEY_MAX);
@@ -346,8 +341,8 @@ static enum s3d_code add_listed(void *context, const char *key, const struct s3d
     return S3D_OK;
 }
 
-static enum s3d_code take_list(struct s3d_request *request, const struct s3d_http_answer *answer,
-                               struct s3d_error *error)
+static enum s3d_code take_list(struct s3d_request *request,
+                               const struct s3d_http_answer *answer, struct s3d_error *error)
 {
     struct listed listed = {
         .prefix = request->key, .prefix_length = strlen(request->key), .sink = request->list};
@@ -365,8 +360,7 @@ static enum s3d_code finish_text(struct s3d_request *request, struct s3d_http_an
     size_t length = answer->text.length;
     struct s3d_xml_error xml;
     switch (request->verb) {
-    case S3D_VERB_LIST:
-        return take_list(request, answer, error);
+    case S3D_VERB_LIST: return take_list(request, answer, error);
     case S3D_VERB_UPLOAD_CREATE:
         return s3d_xml_upload_id(text, length, request->result.upload_id,
                                  sizeof request->result.upload_id, error);
@@ -405,8 +399,8 @@ enum s3d_code s3d_s3_finish(struct s3d_request *request, struct s3d_http_answer 
     if (request->verb == S3D_VERB_GET) {
         return finish_get(request, answer, error);
     }
-    bool is_gone = answer->status == 404 && (request->verb == S3D_VERB_DELETE ||
-                                             request->verb == S3D_VERB_UPLOAD_ABORT);
+    bool is_gone = answer->status == 404 &&
+                   (request->verb == S3D_VERB_DELETE || request->verb == S3D_VERB_UPLOAD_ABORT);
     struct s3d_xml_error xml = {0};
     s3d_xml_error(s3d_str_text(&answer->text), answer->text.length, &xml);
     if (is_gone && strcmp(xml.code, "NoSuchBucket") != 0) {

@@ -74,7 +74,8 @@ void s3d_s3_checksum_xml(const struct s3d_request *request, const struct s3d_par
 
 /* Whether an answer is about the object as a whole: what comes with any other range may be the sum of
  * a part. */
-static bool is_of_object(const struct s3d_request *request, const struct s3d_http_answer *answer)
+static bool is_of_object(const struct s3d_request *request,
+                         const struct s3d_http_answer *answer)
 {
     return request->verb == S3D_VERB_STAT || answer->status == 200 ||
            (answer->status == 206 && answer->range_first == 0 &&

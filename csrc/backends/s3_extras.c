@@ -63,17 +63,20 @@ static enum s3d_code check_known(const struct s3d_config *config, struct s3d_err
                         config->sse);
     }
     if (config->sse_bucket_key && !is_one_of(config->sse_bucket_key, flags)) {
-        return s3d_fail(error, S3D_INVALID, "sse_bucket_key is \"%.32s\", but must be true or false",
+        return s3d_fail(error, S3D_INVALID,
+                        "sse_bucket_key is \"%.32s\", but must be true or false",
                         config->sse_bucket_key);
     }
     bool kms = config->sse && strncmp(config->sse, "aws:kms", 7) == 0;
     if ((config->sse_kms_key_id || config->sse_kms_context || config->sse_bucket_key) && !kms) {
-        return s3d_fail(error, S3D_INVALID,
-                        "sse_kms_key_id, sse_kms_context and sse_bucket_key need sse=\"aws:kms\"");
+        return s3d_fail(
+            error, S3D_INVALID,
+            "sse_kms_key_id, sse_kms_context and sse_bucket_key need sse=\"aws:kms\"");
     }
     if (config->sse && config->sse_customer_key) {
-        return s3d_fail(error, S3D_INVALID,
-                        "sse and sse_customer_key exclude each other: an object has one of them");
+        return s3d_fail(
+            error, S3D_INVALID,
+            "sse and sse_customer_key exclude each other: an object has one of them");
     }
     return S3D_OK;
 }
@@ -93,12 +96,13 @@ static enum s3d_code add_customer_key(struct s3d_s3_extras *extras, const char *
                    "AES256", error);
     }
     if (!code) {
-        code = add(extras, content_verbs, "x-amz-server-side-encryption-customer-key", key, error);
+        code =
+            add(extras, content_verbs, "x-amz-server-side-encryption-customer-key", key, error);
     }
     if (!code) {
         extras->headers[extras->count - 1].secret = true;
-        code = add(extras, content_verbs, "x-amz-server-side-encryption-customer-key-md5", digest,
-                   error);
+        code = add(extras, content_verbs, "x-amz-server-side-encryption-customer-key-md5",
+                   digest, error);
     }
     return code;
 }
@@ -118,8 +122,8 @@ enum s3d_code s3d_s3_extras_load(struct s3d_s3_extras *extras, const struct s3d_
          "sse_kms_key_id"},
         {creating_verbs, "x-amz-server-side-encryption-context", config->sse_kms_context,
          "sse_kms_context"},
-        {creating_verbs, "x-amz-server-side-encryption-bucket-key-enabled", config->sse_bucket_key,
-         "sse_bucket_key"},
+        {creating_verbs, "x-amz-server-side-encryption-bucket-key-enabled",
+         config->sse_bucket_key, "sse_bucket_key"},
     };
     enum s3d_code code = check_known(config, error);
     for (size_t i = 0; !code && i < sizeof settings / sizeof *settings; i++) {

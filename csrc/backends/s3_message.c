@@ -148,31 +148,34 @@ static bool is_header_value(const char *text)
     return true;
 }
 
-static enum s3d_code check_options(const struct s3d_put_options *options, struct s3d_error *error)
+static enum s3d_code check_options(const struct s3d_put_options *options,
+                                   struct s3d_error *error)
 {
     static const char *const write_id_name = S3D_WRITE_ID_HEADER + sizeof "x-amz-meta-" - 1;
     const char *const values[] = {options->content_type, options->content_encoding,
                                   options->storage_class, options->if_match};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         if (values[i] && !is_header_value(values[i])) {
-            return s3d_fail(error, S3D_INVALID, "a control character in the header value \"%.64s\"",
-                            values[i]);
+            return s3d_fail(error, S3D_INVALID,
+                            "a control character in the header value \"%.64s\"", values[i]);
         }
     }
     if (options->metadata_count > SIGNED_MAX / 2) {
         return s3d_fail(error, S3D_INVALID, "more than %d metadata entries", SIGNED_MAX / 2);
     }
     for (size_t i = 0; i < options->metadata_count; i++) {
-        if (!is_token(options->metadata[2 * i]) || !is_header_value(options->metadata[2 * i + 1])) {
+        if (!is_token(options->metadata[2 * i]) ||
+            !is_header_value(options->metadata[2 * i + 1])) {
             return s3d_fail(error, S3D_INVALID,
                             "the metadata entry \"%.64s\" is not a valid HTTP header",
                             options->metadata[2 * i]);
         }
         if (options->write_id && strcasecmp(options->metadata[2 * i], write_id_name) == 0) {
-            return s3d_fail(error, S3D_INVALID,
-                            "the metadata entry \"%s\" is what a conditional write is known by: "
-                            "choose another name",
-                            write_id_name);
+            return s3d_fail(
+                error, S3D_INVALID,
+                "the metadata entry \"%s\" is what a conditional write is known by: "
+                "choose another name",
+                write_id_name);
         }
     }
     return S3D_OK;
@@ -329,8 +332,8 @@ static void add_secrets(struct s3d_str *secrets, const struct s3d_s3_store *stor
 
 static enum s3d_code sign(const struct signing *signing, const char *region,
                           const struct s3d_credentials *credentials, const char *method,
-                          const char *path, const char *query,
-                          struct s3d_http_message *message, struct s3d_error *error)
+                          const char *path, const char *query, struct s3d_http_message *message,
+                          struct s3d_error *error)
 {
     struct s3d_str *headers = &message->headers;
     struct s3d_sigv4 request = {
@@ -349,7 +352,8 @@ static enum s3d_code sign(const struct signing *signing, const char *region,
     s3d_str_add(headers, "Authorization: ");
     enum s3d_code code = s3d_sigv4_authorize(&request, headers, error);
     if (!code) { /* the signature, with which it ends */
-        s3d_secrets_add(&message->secrets, headers->data + headers->length - (S3D_SHA256_HEX - 1));
+        s3d_secrets_add(&message->secrets,
+                        headers->data + headers->length - (S3D_SHA256_HEX - 1));
     }
     s3d_str_add_bytes(headers, "", 1);
     return code;

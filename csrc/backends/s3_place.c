@@ -129,7 +129,8 @@ enum s3d_code s3d_s3_places_init(struct s3d_s3_places *places, const char *endpo
     places->endpoint = s3d_copy_string(endpoint);
     places->bucket = s3d_copy_string(bucket);
     if (!endpoint && !is_region(region)) {
-        return s3d_fail(error, S3D_INVALID, "the region \"%.64s\" (AWS_REGION) is none", region);
+        return s3d_fail(error, S3D_INVALID, "the region \"%.64s\" (AWS_REGION) is none",
+                        region);
     }
     if (!places->bucket || (endpoint && !places->endpoint) ||
         !place_init(&places->home, places, region)) {
@@ -164,7 +165,8 @@ const struct s3d_s3_place *s3d_s3_place(const struct s3d_s3_places *places)
     return moved ? moved : &places->home;
 }
 
-bool s3d_s3_places_move(struct s3d_s3_places *places, const char *signed_for, const char *region)
+bool s3d_s3_places_move(struct s3d_s3_places *places, const char *signed_for,
+                        const char *region)
 {
     if (!is_region(region) || strcmp(signed_for, region) == 0) {
         return false;

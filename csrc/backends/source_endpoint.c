@@ -39,9 +39,9 @@ static bool is_allowed_host(const char *host)
             return true;
         }
     }
-    return s3d_host_is_loopback(host) ||
-           (inet_pton(AF_INET6, host, &six) == 1 &&
-            inet_pton(AF_INET6, "fd00:ec2::23", &pod) == 1 && memcmp(&six, &pod, sizeof six) == 0);
+    return s3d_host_is_loopback(host) || (inet_pton(AF_INET6, host, &six) == 1 &&
+                                          inet_pton(AF_INET6, "fd00:ec2::23", &pod) == 1 &&
+                                          memcmp(&six, &pod, sizeof six) == 0);
 }
 
 static enum s3d_code check_container_url(const char *url, struct s3d_error *error)

@@ -373,8 +373,8 @@ static enum s3d_code sts_error_leaf(void *context, const char *path, char *text,
         return S3D_OK;
     }
     /* Only the request's id lies beside the <Error>, not in it. */
-    return error_leaf(context, strcmp(inner, "RequestId") == 0 ? "Error/RequestId" : inner, text,
-                      cut, error);
+    return error_leaf(context, strcmp(inner, "RequestId") == 0 ? "Error/RequestId" : inner,
+                      text, cut, error);
 }
 
 bool s3d_xml_sts_error(const char *text, size_t length, struct s3d_xml_error *out)

@@ -90,7 +90,8 @@ static int locate(const struct archive_reader *self, const struct s3d_zip_entry 
     while (!failed && code == S3D_AGAIN) {
         size_t length = need;
         char *header = PyMem_RawMalloc(length ? length : 1);
-        failed = !header || bind_reader_read_at(self->format.stream, entry->header_offset, header, length);
+        failed = !header ||
+                 bind_reader_read_at(self->format.stream, entry->header_offset, header, length);
         if (!failed) {
             code = s3d_zip_local(entry, header, length, local, &need, &error);
         }
@@ -172,8 +173,9 @@ static PyObject *archive_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     static const char *const names[] = {"stream", NULL};
     PyObject *stream;
     const struct bind_state *state = bind_state_of_type(type, NULL);
-    if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!:ArchiveReader",
-                                               BIND_NAMES(names), state->reader_type, &stream)) {
+    if (!state ||
+        !PyArg_ParseTupleAndKeywords(args, keywords, "O!:ArchiveReader", BIND_NAMES(names),
+                                     state->reader_type, &stream)) {
         return NULL;
     }
     struct archive_reader *self = bind_format_new(type, stream);
@@ -192,8 +194,9 @@ static int compare_sum(const struct archive_reader *self, const struct s3d_zip_e
     if (!entry->crc || sum == entry->crc) {
         return 0; /* torch writes 0 when it is told to compute none */
     }
-    s3d_fail(&error, S3D_INTEGRITY, "%s is damaged: its CRC-32 is %08x, but the archive says %08x",
-             entry->name, sum, entry->crc);
+    s3d_fail(&error, S3D_INTEGRITY,
+             "%s is damaged: its CRC-32 is %08x, but the archive says %08x", entry->name, sum,
+             entry->crc);
     bind_format_raise(&self->format, &error);
     return -1;
 }
@@ -246,8 +249,8 @@ static PyObject *record_bytes(const struct archive_reader *self, const char *nam
         return NULL;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)entry->size_bytes);
-    if (bytes && (bind_reader_read_at(self->format.stream, local.data_offset, PyBytes_AS_STRING(bytes),
-                                      (size_t)entry->size_bytes) ||
+    if (bytes && (bind_reader_read_at(self->format.stream, local.data_offset,
+                                      PyBytes_AS_STRING(bytes), (size_t)entry->size_bytes) ||
                   check_sum(self, entry, PyBytes_AS_STRING(bytes)))) {
         Py_CLEAR(bytes);
     }
@@ -434,7 +437,8 @@ static PyObject *archive_fetch(PyObject *object, PyObject *args, PyObject *keywo
             return NULL;
         }
     }
-    return bind_fetch_new(self->format.state, self->format.stream, object, items, (size_t)count);
+    return bind_fetch_new(self->format.state, self->format.stream, object, items,
+                          (size_t)count);
 }
 
 static PyObject *archive_plain(PyObject *object, PyObject *args)
@@ -446,7 +450,8 @@ static PyObject *archive_plain(PyObject *object, PyObject *args)
         return NULL;
     }
     PyObject *bytes = archive_get_record(object, name);
-    PyObject *plain = bytes ? bind_plain_new(self->format.state, object, bytes, any_location) : NULL;
+    PyObject *plain =
+        bytes ? bind_plain_new(self->format.state, object, bytes, any_location) : NULL;
     PyObject *fetch = plain ? bind_plain_fetch(plain, verify) : NULL;
     /* Its records are on their way while the pickle is scanned. */
     PyObject *both = fetch && !bind_plain_scan(plain) ? PyTuple_Pack(2, plain, fetch) : NULL;
@@ -468,7 +473,8 @@ static void archive_dealloc(PyObject *object)
 }
 
 static PyMethodDef archive_methods[] = {
-    {"has_record", archive_has_record, METH_O, "has_record(name, /)\n--\n\nWhether it is there."},
+    {"has_record", archive_has_record, METH_O,
+     "has_record(name, /)\n--\n\nWhether it is there."},
     {"get_record", archive_get_record, METH_O,
      "get_record(name, /)\n--\n\nA record as bytes, its CRC-32 checked."},
     {"records", archive_records, METH_NOARGS,
@@ -497,8 +503,9 @@ static PyMethodDef archive_methods[] = {
 
 static PyType_Slot archive_slots[] = {
     {Py_tp_doc,
-     (void *)(uintptr_t) "ArchiveReader(stream)\n--\n\nThe torch archive in an ObjectReader's "
-                         "object.\n\nRaises ValueError when there is none, or when it is broken."},
+     (void
+          *)(uintptr_t)"ArchiveReader(stream)\n--\n\nThe torch archive in an ObjectReader's "
+                       "object.\n\nRaises ValueError when there is none, or when it is broken."},
     {Py_tp_new, archive_new},
     {Py_tp_dealloc, archive_dealloc},
     {Py_tp_traverse, bind_format_traverse},

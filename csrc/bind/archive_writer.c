@@ -45,20 +45,23 @@ static int append_text(const struct archive_writer *self, const struct s3d_str *
 static int append_payload(const struct archive_writer *self, PyObject *owner, const char *data,
                           size_t length, uint32_t *crc)
 {
-    return bind_sum_and_refer(self->format.stream, owner, data, length, self->sums ? crc : NULL);
+    return bind_sum_and_refer(self->format.stream, owner, data, length,
+                              self->sums ? crc : NULL);
 }
 
 static int add_record(struct archive_writer *self, const char *name, uint64_t size,
                       struct s3d_zip_record *record)
 {
     if (self->is_open) {
-        PyErr_Format(PyExc_ValueError, "record %s: the record before it is not whole yet", name);
+        PyErr_Format(PyExc_ValueError, "record %s: the record before it is not whole yet",
+                     name);
         return -1;
     }
     struct s3d_str header = S3D_STR(TEXT_MAX_BYTES);
     struct s3d_error error;
     enum s3d_code code = s3d_zip_add(&self->zip, name, size, &header, record, &error);
-    int failed = code ? (bind_format_raise(&self->format, &error), -1) : append_text(self, &header);
+    int failed =
+        code ? (bind_format_raise(&self->format, &error), -1) : append_text(self, &header);
     s3d_str_fini(&header);
     return failed;
 }
@@ -69,7 +72,8 @@ static int end_record(struct archive_writer *self, const struct s3d_zip_record *
     struct s3d_str descriptor = S3D_STR(S3D_ZIP_DESCRIPTOR_MAX);
     struct s3d_error error;
     enum s3d_code code = s3d_zip_set_crc(&self->zip, record->index, crc, &descriptor, &error);
-    int failed = code ? (bind_format_raise(&self->format, &error), -1) : append_text(self, &descriptor);
+    int failed =
+        code ? (bind_format_raise(&self->format, &error), -1) : append_text(self, &descriptor);
     s3d_str_fini(&descriptor);
     return failed;
 }
@@ -239,7 +243,8 @@ static int write_directory(struct archive_writer *self)
         bind_format_raise(&self->format, &error);
     } else {
         /* Not small where records are many; and this memory goes away at once. */
-        failed = bind_writer_copy(self->format.stream, s3d_str_text(&directory), directory.length);
+        failed =
+            bind_writer_copy(self->format.stream, s3d_str_text(&directory), directory.length);
     }
     s3d_str_fini(&directory);
     return failed;
@@ -266,8 +271,9 @@ static int write_version(struct archive_writer *self)
 static PyObject *archive_write_end(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     struct archive_writer *self = (struct archive_writer *)object;
-    if (write_version(self) || write_text(self, "byteorder", PY_BIG_ENDIAN ? "big" : "little") ||
-        write_id(self) || write_directory(self)) {
+    if (write_version(self) ||
+        write_text(self, "byteorder", PY_BIG_ENDIAN ? "big" : "little") || write_id(self) ||
+        write_directory(self)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -334,9 +340,9 @@ static PyObject *archive_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     int sums = 1;
     unsigned long long alignment = S3D_ZIP_ALIGNMENT;
     const struct bind_state *state = bind_state_of_type(type, NULL);
-    if (!state || !PyArg_ParseTupleAndKeywords(args, keywords, "O!|pKU:ArchiveWriter",
-                                               BIND_NAMES(names), state->writer_type, &stream,
-                                               &sums, &alignment, &name)) {
+    if (!state ||
+        !PyArg_ParseTupleAndKeywords(args, keywords, "O!|pKU:ArchiveWriter", BIND_NAMES(names),
+                                     state->writer_type, &stream, &sums, &alignment, &name)) {
         return NULL;
     }
     struct archive_writer *self = bind_format_new(type, stream);
@@ -390,10 +396,10 @@ static PyMethodDef archive_methods[] = {
 };
 
 static PyType_Slot archive_slots[] = {
-    {Py_tp_doc, (void *)(uintptr_t) "ArchiveWriter(stream, compute_crc32=True, "
-                                    "storage_alignment=64, name='archive')\n"
-                                    "--\n\nWrites a torch archive into an ObjectWriter, with "
-                                    "torch._C.PyTorchFileWriter's methods."},
+    {Py_tp_doc, (void *)(uintptr_t)"ArchiveWriter(stream, compute_crc32=True, "
+                                   "storage_alignment=64, name='archive')\n"
+                                   "--\n\nWrites a torch archive into an ObjectWriter, with "
+                                   "torch._C.PyTorchFileWriter's methods."},
     {Py_tp_new, archive_new},
     {Py_tp_dealloc, archive_dealloc},
     {Py_tp_traverse, bind_format_traverse},

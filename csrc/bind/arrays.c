@@ -208,7 +208,8 @@ PyObject *bind_send_array(PyObject *module, PyObject *args)
         Py_XDECREF(owner);
         return NULL;
     }
-    int failed = bind_sum_and_refer(stream, owner, view.buf, (size_t)view.len, summed ? &crc : NULL);
+    int failed =
+        bind_sum_and_refer(stream, owner, view.buf, (size_t)view.len, summed ? &crc : NULL);
     PyBuffer_Release(&view);
     Py_DECREF(owner);
     if (failed) {

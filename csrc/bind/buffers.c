@@ -187,7 +187,7 @@ static void pages_dealloc(PyObject *object)
 }
 
 static PyType_Slot pages_slots[] = {
-    {Py_tp_doc, (void *)(uintptr_t) "Page memory that an object was read into."},
+    {Py_tp_doc, (void *)(uintptr_t)"Page memory that an object was read into."},
     {Py_tp_dealloc, pages_dealloc},
     {Py_bf_getbuffer, pages_get_buffer},
     {0, NULL},

@@ -10,7 +10,8 @@
 
 enum {
     URI_MAX = 65536,
-    EMPTY_PAGES_MAX = 10000 /* in a row: S3 sends such ones where it passes over delete markers */
+    EMPTY_PAGES_MAX =
+        10000 /* in a row: S3 sends such ones where it passes over delete markers */
 };
 
 static const int64_t YEAR_1_S = INT64_C(-62135596800);
@@ -213,7 +214,8 @@ struct course {
 
 static enum s3d_code fail_endless(const char *why, struct s3d_error *error)
 {
-    enum s3d_code code = s3d_fail(error, S3D_PROTOCOL, "the store's listing has no end: %s", why);
+    enum s3d_code code =
+        s3d_fail(error, S3D_PROTOCOL, "the store's listing has no end: %s", why);
     s3d_error_set_operation(error, "%s", s3d_verb_name(S3D_VERB_LIST));
     return code;
 }
@@ -240,7 +242,8 @@ static enum s3d_code course_check(struct course *course, const struct page *page
     memcpy(course->token, token, sizeof course->token);
     s3d_free(course->first_key);
     course->first_key = first_key ? s3d_copy_string(first_key) : NULL;
-    return first_key && !course->first_key ? s3d_fail_memory(error, strlen(first_key) + 1) : S3D_OK;
+    return first_key && !course->first_key ? s3d_fail_memory(error, strlen(first_key) + 1)
+                                           : S3D_OK;
 }
 
 static PyObject *list_all(const struct bind_state *state, const struct bind_target *target,

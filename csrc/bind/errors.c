@@ -128,8 +128,10 @@ int bind_errors_init(PyObject *module, struct bind_state *state)
                      &state->denied_error) ||
         add_subclass(module, base, PyExc_FileExistsError, "s3dlio_np.ObjectExistsError",
                      "A create-only write found the object there.", &state->exists_error) ||
-        add_subclass(module, base, NULL, "s3dlio_np.ObjectChangedError",
-                     "The object was replaced while it was read, or before a write on a condition.", &state->changed_error) ||
+        add_subclass(
+            module, base, NULL, "s3dlio_np.ObjectChangedError",
+            "The object was replaced while it was read, or before a write on a condition.",
+            &state->changed_error) ||
         add_subclass(module, base, NULL, "s3dlio_np.IntegrityError",
                      "A checksum does not match the bytes.", &state->integrity_error)) {
         return -1;

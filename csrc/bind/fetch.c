@@ -26,8 +26,8 @@ struct fetch_object {
  * Pieces come in any order, and CRC-32 is linear: each piece's sum, moved to its place by the
  * bytes that follow it in the item, is XORed into the whole.
  */
-static enum s3d_code take_piece(void *context, size_t segment, uint64_t offset, const char *data,
-                                uint64_t length, struct s3d_error *error)
+static enum s3d_code take_piece(void *context, size_t segment, uint64_t offset,
+                                const char *data, uint64_t length, struct s3d_error *error)
 {
     struct fetch_object *self = context;
     struct bind_fetch_item *item = &self->items[self->items_at[segment]];
@@ -207,7 +207,8 @@ static int item_argument(const struct fetch_object *self, PyObject *argument, si
     }
     bool ended = !self->get && !self->filled;
     if (ended || *item >= self->count) {
-        PyErr_SetString(PyExc_ValueError, ended ? "the fetch has ended" : "there is no such item");
+        PyErr_SetString(PyExc_ValueError,
+                        ended ? "the fetch has ended" : "there is no such item");
         return -1;
     }
     return 0;
@@ -370,7 +371,7 @@ static PyMethodDef fetch_methods[] = {
 };
 
 static PyType_Slot fetch_slots[] = {
-    {Py_tp_doc, (void *)(uintptr_t) "Parts of an object on their way into the caller's memory."},
+    {Py_tp_doc, (void *)(uintptr_t)"Parts of an object on their way into the caller's memory."},
     {Py_tp_dealloc, fetch_dealloc},
     {Py_tp_traverse, fetch_traverse},
     {Py_tp_clear, fetch_clear},

@@ -16,13 +16,13 @@ struct bind_fetch_item {
     char *data;            /* size_bytes of it */
     uint64_t offset_bytes; /* in the object */
     uint64_t size_bytes;
-    bool fresh; /* pages of s3d_pages_alloc that nobody has touched yet */
-    bool sums;             /* its CRC-32 is computed, for Fetch.sum() */
-    bool has_crc;          /* it is computed, and must be `crc` */
+    bool fresh;   /* pages of s3d_pages_alloc that nobody has touched yet */
+    bool sums;    /* its CRC-32 is computed, for Fetch.sum() */
+    bool has_crc; /* it is computed, and must be `crc` */
     uint32_t crc;
-    const char *name;      /* for errors; kept alive by `owner` */
+    const char *name; /* for errors; kept alive by `owner` */
     /* private: I/O threads */
-    _Atomic uint32_t sum;  /* of the pieces that have come */
+    _Atomic uint32_t sum; /* of the pieces that have come */
     _Atomic uint64_t left_bytes;
 };
 

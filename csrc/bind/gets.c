@@ -112,8 +112,8 @@ static int parse_bytes(PyObject *argument, const char *name, PyObject *uri, uint
     *bytes = PyLong_AsUnsignedLongLong(index);
     if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
         PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "%S: %s is %S, but must lie between 0 and 2**64 - 1", uri,
-                     name, index);
+        PyErr_Format(PyExc_ValueError, "%S: %s is %S, but must lie between 0 and 2**64 - 1",
+                     uri, name, index);
     }
     Py_DECREF(index);
     return PyErr_Occurred() ? -1 : 0;
@@ -121,9 +121,8 @@ static int parse_bytes(PyObject *argument, const char *name, PyObject *uri, uint
 
 static int parse_into(struct into_arguments *a, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri",       "buffer",          "offset", "length",
-                                        "part_size", "max_concurrency", "decompress",
-                                        NULL};
+    static const char *const names[] = {"uri",       "buffer",          "offset",     "length",
+                                        "part_size", "max_concurrency", "decompress", NULL};
     PyObject *offset = NULL;
     *a = (struct into_arguments){.length = Py_None};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OOOOO:get_into", BIND_NAMES(names),
@@ -513,7 +512,8 @@ static PyObject *get_unsized(struct whole *whole)
     PyObject *memory = NULL;
     if (!begin_whole(whole)) {
         memory = is_compressed(whole, s3d_whole_object(whole->get)) ? Py_NewRef(Py_None)
-                 : whole->pages ? whole_as_pages(whole) : whole_as_bytes(whole);
+                 : whole->pages                                     ? whole_as_pages(whole)
+                                                                    : whole_as_bytes(whole);
     }
     whole_fini(whole);
     return memory;
@@ -536,10 +536,11 @@ static int parse_concurrent(PyObject *argument, enum concurrent *concurrent)
     if (argument == Py_True || argument == Py_False) {
         *concurrent = argument == Py_True ? CONCURRENT_YES : CONCURRENT_NO;
     } else if (argument && argument != Py_None) {
-        PyErr_Format(PyExc_TypeError,
-                     "concurrent must be None, True or False, not %R: the number of requests in "
-                     "flight is max_concurrency",
-                     argument);
+        PyErr_Format(
+            PyExc_TypeError,
+            "concurrent must be None, True or False, not %R: the number of requests in "
+            "flight is max_concurrency",
+            argument);
         return -1;
     }
     return 0;
@@ -563,10 +564,13 @@ static PyObject *get_inflated(const struct bind_state *state, const struct whole
     return memory;
 }
 
-static PyObject *get_whole(struct bind_state *state, const struct whole_arguments *a, bool pages)
+static PyObject *get_whole(struct bind_state *state, const struct whole_arguments *a,
+                           bool pages)
 {
     struct bind_target target;
-    struct whole whole = {.state = state, .target = &target, .pages = pages,
+    struct whole whole = {.state = state,
+                          .target = &target,
+                          .pages = pages,
                           .as_stored = a->decompress == Py_False};
     enum concurrent concurrent;
     PyObject *memory = NULL;
@@ -594,8 +598,8 @@ static PyObject *get_whole(struct bind_state *state, const struct whole_argument
 
 PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri", "concurrent", "part_size", "max_concurrency",
-                                        "decompress", NULL};
+    static const char *const names[] = {
+        "uri", "concurrent", "part_size", "max_concurrency", "decompress", NULL};
     struct whole_arguments a = {NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$OOOO:get_bytes", BIND_NAMES(names),
                                      &a.uri, &a.concurrent, &a.part_size, &a.max_concurrency,
@@ -607,9 +611,8 @@ PyObject *bind_get_bytes(PyObject *module, PyObject *args, PyObject *keywords)
 
 PyObject *bind_get_view(PyObject *module, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri",       "writable",        "concurrent",
-                                        "part_size", "max_concurrency", "decompress",
-                                        NULL};
+    static const char *const names[] = {
+        "uri", "writable", "concurrent", "part_size", "max_concurrency", "decompress", NULL};
     struct whole_arguments a = {NULL};
     int writable = 0;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$pOOOO:get_view", BIND_NAMES(names),

@@ -40,19 +40,20 @@ int bind_note_remains(PyObject *exception, const struct s3d_put *put, PyObject *
         s3d_put_remains(put, &remains);
     }
     if (remains.unclear) {
-        failed = note(exception, PyUnicode_FromFormat(
-                                     "%U: the answer to the request that makes it visible did not "
-                                     "come: it is not known whether it was written",
-                                     uri));
+        failed = note(
+            exception,
+            PyUnicode_FromFormat("%U: the answer to the request that makes it visible did not "
+                                 "come: it is not known whether it was written",
+                                 uri));
     }
     if (!failed && remains.upload_id) {
         const char *code = remains.why->server_code;
-        failed = note(exception,
-                      PyUnicode_FromFormat(
-                          "%U: its multipart upload %s could not be removed (%s%s%s): it keeps "
-                          "its parts, which are paid for, until somebody aborts it",
-                          uri, remains.upload_id, code, code[0] ? ": " : "",
-                          remains.why->message));
+        failed =
+            note(exception,
+                 PyUnicode_FromFormat(
+                     "%U: its multipart upload %s could not be removed (%s%s%s): it keeps "
+                     "its parts, which are paid for, until somebody aborts it",
+                     uri, remains.upload_id, code, code[0] ? ": " : "", remains.why->message));
     }
     return failed;
 }

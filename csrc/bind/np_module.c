@@ -113,8 +113,7 @@ static PyMethodDef methods[] = {
      "send_array(stream, buffer, crc, /)\n--\n\nAppends a buffer to an ObjectWriter; returns the "
      "CRC-32 of what `crc` is the sum of and the buffer behind it, None for None. 64 KiB and more "
      "are not copied: the buffer is kept, and must not be changed, until they are sent."},
-    {"crc32", bind_crc32, METH_VARARGS,
-     "crc32(buffer, crc=0, /)\n--\n\nAs zlib.crc32."},
+    {"crc32", bind_crc32, METH_VARARGS, "crc32(buffer, crc=0, /)\n--\n\nAs zlib.crc32."},
     {"crc32_behind", bind_crc32_behind, METH_VARARGS,
      "crc32_behind(whole, first, length, /)\n--\n\nThe CRC-32 of the last `length` bytes of what "
      "`whole` is the sum of, `first` being that of the bytes before them."},

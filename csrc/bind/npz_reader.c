@@ -11,10 +11,7 @@
 
 #include <stdio.h>
 
-enum {
-    INPUT_BYTES = 256 * 1024,
-    UTF8_FLAG = 0x0800
-};
+enum { INPUT_BYTES = 256 * 1024, UTF8_FLAG = 0x0800 };
 
 /* --- the directory ------------------------------------------------------------------------- */
 
@@ -369,5 +366,6 @@ static PyType_Spec inflater_spec = {
 
 int bind_npz_reader_init(PyObject *module, struct bind_state *Py_UNUSED(state))
 {
-    return bind_format_add(module, &npz_spec) || bind_format_add(module, &inflater_spec) ? -1 : 0;
+    return bind_format_add(module, &npz_spec) || bind_format_add(module, &inflater_spec) ? -1
+                                                                                         : 0;
 }

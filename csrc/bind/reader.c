@@ -195,8 +195,8 @@ static int parse_offset(PyObject *argument, int64_t *offset)
 static int require_size(struct bind_reader *self)
 {
     char none;
-    bool known = bind_reader_is_sized(self) ||
-                 bind_reader_fill(self, UINT64_MAX - 1, &none, 1) >= 0;
+    bool known =
+        bind_reader_is_sized(self) || bind_reader_fill(self, UINT64_MAX - 1, &none, 1) >= 0;
     return known ? 0 : -1;
 }
 
@@ -317,8 +317,8 @@ static PyGetSetDef reader_getters[] = {
     {"size", get_size, NULL,
      "Its size in bytes, decompressed; where a compressed object does not tell, it is read through.",
      NULL},
-    {"compression", get_compression, NULL,
-     "\"zstd\" where reading decompresses, else None.", NULL},
+    {"compression", get_compression, NULL, "\"zstd\" where reading decompresses, else None.",
+     NULL},
     {"etag", get_etag, NULL, "The version that is read, as the store names it.", NULL},
     BIND_STREAM_GETTERS,
     {NULL, NULL, NULL, NULL, NULL},
@@ -326,11 +326,12 @@ static PyGetSetDef reader_getters[] = {
 
 static PyType_Slot reader_slots[] = {
     {Py_tp_doc,
-     (void *)(uintptr_t) "ObjectReader(uri, *, part_size=None, max_concurrency=None, "
-                         "decompress=None)\n"
-                         "--\n\nAn object as a seekable binary file: what open(uri, \"rb\") returns, "
-                         "and whose arguments\nand exceptions these are. Any thread may read; one "
-                         "at a time does."},
+     (void
+          *)(uintptr_t)"ObjectReader(uri, *, part_size=None, max_concurrency=None, "
+                       "decompress=None)\n"
+                       "--\n\nAn object as a seekable binary file: what open(uri, \"rb\") returns, "
+                       "and whose arguments\nand exceptions these are. Any thread may read; one "
+                       "at a time does."},
     {Py_tp_new, reader_new},
     {Py_tp_dealloc, reader_dealloc},
     {Py_tp_finalize, reader_finalize},
@@ -448,9 +449,8 @@ PyObject *bind_reader_open(const struct bind_state *state, PyObject *uri, PyObje
     PyObject *keywords = Py_BuildValue(
         "{s:O,s:O,s:O}", "part_size", part_size ? part_size : Py_None, "max_concurrency",
         max_concurrency ? max_concurrency : Py_None, "decompress", Py_True);
-    PyObject *reader = args && keywords
-                           ? PyObject_Call((PyObject *)state->reader_type, args, keywords)
-                           : NULL;
+    PyObject *reader =
+        args && keywords ? PyObject_Call((PyObject *)state->reader_type, args, keywords) : NULL;
     Py_XDECREF(args);
     Py_XDECREF(keywords);
     return reader;

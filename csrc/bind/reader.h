@@ -21,7 +21,8 @@ int bind_reader_read_at(PyObject *reader, uint64_t offset, void *data, size_t le
 /* How much of the object from `offset` on is in memory already. */
 int bind_reader_buffered(PyObject *reader, uint64_t offset, size_t *bytes);
 /* s3d_reader_fetch. */
-int bind_reader_fetch(PyObject *reader, struct s3d_get **get, const struct s3d_get_plan *wanted);
+int bind_reader_fetch(PyObject *reader, struct s3d_get **get,
+                      const struct s3d_get_plan *wanted);
 /* Its decompressed size, which may have to be found by reading to the end. */
 int bind_reader_size(PyObject *reader, uint64_t *size_bytes);
 /* Whether reading decompresses: then there are no ranges to fetch. */

@@ -30,9 +30,8 @@ static PyObject *encode(PyObject *text)
 
 PyObject *bind_uri_text(const char *bytes, size_t length)
 {
-    return is_object(bytes)
-               ? PyUnicode_DecodeUTF8(bytes, (Py_ssize_t)length, "surrogateescape")
-               : PyUnicode_DecodeFSDefaultAndSize(bytes, (Py_ssize_t)length);
+    return is_object(bytes) ? PyUnicode_DecodeUTF8(bytes, (Py_ssize_t)length, "surrogateescape")
+                            : PyUnicode_DecodeFSDefaultAndSize(bytes, (Py_ssize_t)length);
 }
 
 static int name_target(struct bind_target *target, PyObject *uri)
@@ -47,8 +46,7 @@ static int name_target(struct bind_target *target, PyObject *uri)
     }
     if (PyBytes_Check(path)) {
         target->bytes = path;
-        target->name =
-            bind_uri_text(PyBytes_AS_STRING(path), (size_t)PyBytes_GET_SIZE(path));
+        target->name = bind_uri_text(PyBytes_AS_STRING(path), (size_t)PyBytes_GET_SIZE(path));
     } else {
         target->name = path;
         target->bytes = encode(path);
@@ -280,7 +278,8 @@ int bind_checksum_load(struct s3d_put_options *options, const char *checksum)
     }
     if (checksum) {
         PyErr_Format(PyExc_ValueError,
-                     "checksum is '%.32s', but must be crc64nvme, crc32c, crc32 or none", checksum);
+                     "checksum is '%.32s', but must be crc64nvme, crc32c, crc32 or none",
+                     checksum);
     }
     return checksum ? -1 : 0;
 }

@@ -70,7 +70,8 @@ int32_t aoti_torch_library_impl(struct torch_library *library, const char *name,
 int32_t aoti_torch_delete_library_object(struct torch_library *library);
 
 /* torch 2.10. Weak: NULL in an older torch. Lists are of torch_values, which they take over. */
-__attribute__((weak)) int32_t torch_new_list_reserve_size(size_t size, struct torch_list **list);
+__attribute__((weak)) int32_t torch_new_list_reserve_size(size_t size,
+                                                          struct torch_list **list);
 __attribute__((weak)) int32_t torch_list_push_back(struct torch_list *list, torch_value item);
 __attribute__((weak)) int32_t torch_set_requires_grad(struct torch_tensor *tensor,
                                                       bool requires_grad);
@@ -83,12 +84,11 @@ __attribute__((weak)) int32_t torch_dtype_float8_e8m0fnu(void);
  * from then on; the deleter runs when its last storage goes, on any thread, without the GIL.
  * Weak: NULL in an older torch.
  */
-__attribute__((weak)) int32_t
-torch_from_blob(void *data, int64_t dimensions, const int64_t *sizes, const int64_t *strides,
-                int64_t storage_offset, int32_t dtype, int32_t device_type,
-                int32_t device_index, struct torch_tensor **tensor, int32_t layout,
-                const uint8_t *opaque_metadata, int64_t opaque_metadata_size,
-                torch_deleter *deleter, void *context);
+__attribute__((weak)) int32_t torch_from_blob(
+    void *data, int64_t dimensions, const int64_t *sizes, const int64_t *strides,
+    int64_t storage_offset, int32_t dtype, int32_t device_type, int32_t device_index,
+    struct torch_tensor **tensor, int32_t layout, const uint8_t *opaque_metadata,
+    int64_t opaque_metadata_size, torch_deleter *deleter, void *context);
 
 /* torch 2.13. What went wrong last on this thread; borrowed. Weak: NULL in an older torch. */
 __attribute__((weak)) const char *torch_exception_get_what_without_backtrace(void);

@@ -40,8 +40,8 @@ static enum s3d_code step_sum(void *context, int64_t timeout_ms, struct s3d_erro
     return code;
 }
 
-static enum s3d_code check_version(const struct s3d_object *asked, const struct s3d_object *read,
-                                   struct s3d_error *error)
+static enum s3d_code check_version(const struct s3d_object *asked,
+                                   const struct s3d_object *read, struct s3d_error *error)
 {
     if (strcmp(asked->etag, read->etag) == 0) {
         return S3D_OK;

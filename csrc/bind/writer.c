@@ -58,10 +58,18 @@ static int open_put(struct bind_writer *self, const struct bind_target *target,
 
 static int parse_arguments(struct arguments *arguments, PyObject *args, PyObject *keywords)
 {
-    static const char *const names[] = {"uri",          "part_size",        "max_concurrency",
-                                        "content_type", "content_encoding", "storage_class",
-                                        "metadata",     "if_none_match",    "expected_size",
-                                        "checksum",     "zstd_level",       "if_match",
+    static const char *const names[] = {"uri",
+                                        "part_size",
+                                        "max_concurrency",
+                                        "content_type",
+                                        "content_encoding",
+                                        "storage_class",
+                                        "metadata",
+                                        "if_none_match",
+                                        "expected_size",
+                                        "checksum",
+                                        "zstd_level",
+                                        "if_match",
                                         NULL};
     const char *checksum = NULL;
     int if_none_match = 0;
@@ -251,8 +259,8 @@ static PyObject *new_metadata(const struct bind_writer *self)
 {
     unsigned long long bytes = s3d_put_bytes(self->put);
     return Py_BuildValue("{s:K,s:K,s:s,s:O}", "size", bytes, "bytes_written",
-                         (unsigned long long)self->position, "etag",
-                         s3d_put_etag(self->put), "uri", self->stream.name);
+                         (unsigned long long)self->position, "etag", s3d_put_etag(self->put),
+                         "uri", self->stream.name);
 }
 
 static PyObject *raise_aborted(struct bind_writer *self)
@@ -485,19 +493,21 @@ static PyMethodDef writer_methods[] = {
 
 static PyGetSetDef writer_getters[] = {
     {"mode", get_mode, NULL, "\"wb\"", NULL},
-    {"stored_bytes", get_stored_bytes, NULL, "How many bytes from the front the store has.", NULL},
+    {"stored_bytes", get_stored_bytes, NULL, "How many bytes from the front the store has.",
+     NULL},
     BIND_STREAM_GETTERS,
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot writer_slots[] = {
     {Py_tp_doc,
-     (void *)(uintptr_t) "ObjectWriter(uri, *, part_size=None, max_concurrency=None, "
-                         "content_type=None, content_encoding=None, storage_class=None, "
-                         "metadata=None, if_none_match=False, expected_size=0, "
-                         "checksum=None, zstd_level=0, if_match=None)\n"
-                         "--\n\nAn object being written; close() makes it visible: what open(uri, "
-                         "\"wb\") returns. Its\nfurther arguments are made of WriterOptions."},
+     (void
+          *)(uintptr_t)"ObjectWriter(uri, *, part_size=None, max_concurrency=None, "
+                       "content_type=None, content_encoding=None, storage_class=None, "
+                       "metadata=None, if_none_match=False, expected_size=0, "
+                       "checksum=None, zstd_level=0, if_match=None)\n"
+                       "--\n\nAn object being written; close() makes it visible: what open(uri, "
+                       "\"wb\") returns. Its\nfurther arguments are made of WriterOptions."},
     {Py_tp_new, writer_new},
     {Py_tp_dealloc, writer_dealloc},
     {Py_tp_finalize, writer_finalize},

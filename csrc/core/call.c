@@ -13,7 +13,8 @@ static void call_done(struct s3d_request *request)
     s3d_latch_unlock(&call->latch);
 }
 
-enum s3d_code s3d_call_new(struct s3d_call **out, struct s3d_store *store, struct s3d_error *error)
+enum s3d_code s3d_call_new(struct s3d_call **out, struct s3d_store *store,
+                           struct s3d_error *error)
 {
     struct s3d_call *call = s3d_alloc_zeroed(1, sizeof *call);
     if (!call) {

@@ -66,8 +66,7 @@ struct s3d_check *s3d_check_acquire(struct s3d_check *check)
 
 void s3d_check_release(struct s3d_check *check)
 {
-    if (!check ||
-        atomic_fetch_sub_explicit(&check->references, 1, memory_order_acq_rel) != 1) {
+    if (!check || atomic_fetch_sub_explicit(&check->references, 1, memory_order_acq_rel) != 1) {
         return;
     }
     s3d_call_free(check->question);

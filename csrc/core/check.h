@@ -25,7 +25,8 @@ struct s3d_check *s3d_check_acquire(struct s3d_check *check);
 void s3d_check_release(struct s3d_check *check);
 
 /* The first answer's object: its checksum is taken, or asked for. Later calls do nothing. */
-S3D_MUST_USE enum s3d_code s3d_check_learn(struct s3d_check *check, const struct s3d_object *object,
+S3D_MUST_USE enum s3d_code s3d_check_learn(struct s3d_check *check,
+                                           const struct s3d_object *object,
                                            struct s3d_error *error);
 /* A piece of the object has come. Pieces must not overlap. */
 S3D_MUST_USE enum s3d_code s3d_check_add(struct s3d_check *check, uint64_t offset_bytes,

@@ -17,11 +17,13 @@ struct setting {
 };
 
 static const struct setting settings[] = {
-#define X(field, variable, fallback, minimum, maximum)                                             \
-    {#field, variable "\0", offsetof(struct s3d_config, field), true, fallback, minimum, maximum},
+#define X(field, variable, fallback, minimum, maximum)                                         \
+    {#field,  variable "\0", offsetof(struct s3d_config, field), true, fallback,               \
+     minimum, maximum},
     S3D_NUMBERS(X)
 #undef X
-#define X(field, variables) {#field, variables, offsetof(struct s3d_config, field), false, 0, 0, 0},
+#define X(field, variables)                                                                    \
+    {#field, variables, offsetof(struct s3d_config, field), false, 0, 0, 0},
         S3D_TEXTS(X)
 #undef X
 };
@@ -65,9 +67,9 @@ static enum s3d_code parse_number(const struct setting *setting, const char *nam
         *out = value;
         return S3D_OK;
     }
-    return s3d_fail(error, S3D_INVALID, "%s is \"%.64s\", but must be a whole number from %llu to %llu",
-                    name, text, (unsigned long long)setting->minimum,
-                    (unsigned long long)setting->maximum);
+    return s3d_fail(error, S3D_INVALID,
+                    "%s is \"%.64s\", but must be a whole number from %llu to %llu", name, text,
+                    (unsigned long long)setting->minimum, (unsigned long long)setting->maximum);
 }
 
 static bool is_credential(const struct setting *setting)

@@ -94,8 +94,8 @@ enum s3d_code s3d_draft_own(struct s3d_draft *draft, struct s3d_draft *copy,
                             struct s3d_error *error)
 {
     for (size_t i = 0; i < draft->span_count; i++) {
-        enum s3d_code code = s3d_draft_copy(copy, draft->spans[i].data,
-                                            draft->spans[i].length_bytes, error);
+        enum s3d_code code =
+            s3d_draft_copy(copy, draft->spans[i].data, draft->spans[i].length_bytes, error);
         if (code) {
             return code;
         }

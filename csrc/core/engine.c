@@ -85,7 +85,8 @@ enum s3d_code s3d_engine_get(struct s3d_engine **engine, struct s3d_error *error
     pthread_mutex_lock(&mutex);
     enum s3d_code code = S3D_OK;
     if (shut_down) {
-        code = s3d_fail(error, S3D_CLOSED, "the engine has shut down: the interpreter is exiting");
+        code =
+            s3d_fail(error, S3D_CLOSED, "the engine has shut down: the interpreter is exiting");
     } else if (!running) {
         code = engine_new(&running, error);
     }
@@ -100,9 +101,8 @@ enum s3d_code s3d_engine_pool(struct s3d_engine *engine, const struct s3d_driver
                               struct s3d_pool **pool, struct s3d_error *error)
 {
     pthread_mutex_lock(&mutex);
-    enum s3d_code code = engine == running
-                             ? S3D_OK
-                             : s3d_fail(error, S3D_CLOSED, "the engine has shut down");
+    enum s3d_code code =
+        engine == running ? S3D_OK : s3d_fail(error, S3D_CLOSED, "the engine has shut down");
     size_t i = 0;
     while (!code && i < POOLS_MAX && engine->pools[i] && engine->pool_drivers[i] != driver) {
         i++;

@@ -17,36 +17,36 @@
  * X(name, python_exception, retryable)
  * The exception column is read by bind/errors.c alone; the retryable column by core/retry.c.
  */
-#define S3D_CODES(X)                                                                               \
-    X(OK, NONE, false)                     /* done */                                             \
-    X(AGAIN, NONE, false)                  /* the wait timed out; the operation goes on */         \
-    X(EOF, NONE, false)                    /* nothing more to read */                             \
-    X(CANCELLED, STORAGE, false)           /* cancelled by its owner */                           \
-    X(NO_MEMORY, MEMORY, false)            /* an allocation failed */                             \
-    X(INVALID, VALUE, false)               /* an argument, URI or environment value is wrong */   \
-    X(CLOSED, VALUE, false)                /* used after close */                                 \
-    X(UNSUPPORTED, UNSUPPORTED, false)     /* the operation does not exist for this object */     \
-    X(FORKED, STORAGE, false)              /* a handle from before fork() used in the child */    \
-    X(NO_CREDENTIALS, PERMISSION, false)   /* no credentials were found */                        \
-    X(NOT_FOUND, NOT_FOUND, false)         /* no such object, bucket, upload or file */           \
-    X(DENIED, PERMISSION, false)           /* refused: credentials or rights */                   \
-    X(EXPIRED, PERMISSION, false)          /* credentials ended: the pool asks for new ones */    \
-    X(ELSEWHERE, STORAGE, false)           /* the bucket lies elsewhere, and the store now too */  \
-    X(EXISTS, EXISTS, false)               /* create-only write of an existing object */          \
-    X(CHANGED, CHANGED, false)             /* the object changed while it was read */             \
-    X(CONFLICT, CHANGED, true)             /* a conditional write met another one under way */    \
-    X(UNDECIDED, STORAGE, false)           /* whether an object was written is not known */       \
-    X(INTEGRITY, INTEGRITY, true)          /* a checksum does not match */                        \
-    X(RANGE, STORAGE, false)               /* the requested range lies outside the object */      \
-    X(REJECTED, STORAGE, false)            /* any other refusal by the server (4xx) */            \
-    X(NETWORK, STORAGE, true)              /* connection refused, reset, or lost */               \
-    X(TIMEOUT, STORAGE, true)              /* no connection or no bytes for too long */           \
-    X(THROTTLED, STORAGE, true)            /* 429, 503 SlowDown */                                \
-    X(SERVER, STORAGE, true)               /* any other 5xx */                                    \
-    X(PROTOCOL, STORAGE, true)             /* an answer that breaks HTTP or the store's rules */  \
-    X(TLS, STORAGE, false)                 /* certificate or handshake refused */                 \
-    X(SYSTEM, OS, false)                   /* a system call failed: see sys_errno */              \
-    X(INTERNAL, RUNTIME, false)            /* a broken invariant: a bug in this library */
+#define S3D_CODES(X)                                                                           \
+    X(OK, NONE, false)                   /* done */                                            \
+    X(AGAIN, NONE, false)                /* the wait timed out; the operation goes on */       \
+    X(EOF, NONE, false)                  /* nothing more to read */                            \
+    X(CANCELLED, STORAGE, false)         /* cancelled by its owner */                          \
+    X(NO_MEMORY, MEMORY, false)          /* an allocation failed */                            \
+    X(INVALID, VALUE, false)             /* an argument, URI or environment value is wrong */  \
+    X(CLOSED, VALUE, false)              /* used after close */                                \
+    X(UNSUPPORTED, UNSUPPORTED, false)   /* the operation does not exist for this object */    \
+    X(FORKED, STORAGE, false)            /* a handle from before fork() used in the child */   \
+    X(NO_CREDENTIALS, PERMISSION, false) /* no credentials were found */                       \
+    X(NOT_FOUND, NOT_FOUND, false)       /* no such object, bucket, upload or file */          \
+    X(DENIED, PERMISSION, false)         /* refused: credentials or rights */                  \
+    X(EXPIRED, PERMISSION, false)        /* credentials ended: the pool asks for new ones */   \
+    X(ELSEWHERE, STORAGE, false)  /* the bucket lies elsewhere, and the store now too */       \
+    X(EXISTS, EXISTS, false)      /* create-only write of an existing object */                \
+    X(CHANGED, CHANGED, false)    /* the object changed while it was read */                   \
+    X(CONFLICT, CHANGED, true)    /* a conditional write met another one under way */          \
+    X(UNDECIDED, STORAGE, false)  /* whether an object was written is not known */             \
+    X(INTEGRITY, INTEGRITY, true) /* a checksum does not match */                              \
+    X(RANGE, STORAGE, false)      /* the requested range lies outside the object */            \
+    X(REJECTED, STORAGE, false)   /* any other refusal by the server (4xx) */                  \
+    X(NETWORK, STORAGE, true)     /* connection refused, reset, or lost */                     \
+    X(TIMEOUT, STORAGE, true)     /* no connection or no bytes for too long */                 \
+    X(THROTTLED, STORAGE, true)   /* 429, 503 SlowDown */                                      \
+    X(SERVER, STORAGE, true)      /* any other 5xx */                                          \
+    X(PROTOCOL, STORAGE, true)    /* an answer that breaks HTTP or the store's rules */        \
+    X(TLS, STORAGE, false)        /* certificate or handshake refused */                       \
+    X(SYSTEM, OS, false)          /* a system call failed: see sys_errno */                    \
+    X(INTERNAL, RUNTIME, false)   /* a broken invariant: a bug in this library */
 
 enum s3d_code {
 #define X(name, exception, retryable) S3D_##name,

@@ -9,8 +9,8 @@
 #include <string.h>
 
 enum {
-    GAP_MAX_BYTES =
-        64 * 1024, /* segments closer than this are read by one request, and what lies
+    GAP_MAX_BYTES = 64 *
+        1024, /* segments closer than this are read by one request, and what lies
                                 * between them is dropped */
     RANGE_MIN_BYTES = 1024 * 1024
 };
@@ -306,8 +306,8 @@ static enum s3d_code add_to_check(const struct s3d_get *get, const struct slot *
     for (size_t i = 0; !code && i < request->span_count; i++) {
         const struct s3d_span *span = &request->spans[i];
         uint64_t skip = at < from ? least(from - at, span->length_bytes) : 0;
-        code = s3d_check_add(get->check, at + skip, span->data + skip, span->length_bytes - skip,
-                             error);
+        code = s3d_check_add(get->check, at + skip, span->data + skip,
+                             span->length_bytes - skip, error);
         at += span->length_bytes;
     }
     return code;
@@ -542,7 +542,8 @@ static bool is_ready_locked(const struct s3d_get *get, uint64_t start, uint64_t 
 }
 
 /* All ranges are there: what is left is to compare. */
-static enum s3d_code end_check(struct s3d_get *get, int64_t deadline_ms, struct s3d_error *error)
+static enum s3d_code end_check(struct s3d_get *get, int64_t deadline_ms,
+                               struct s3d_error *error)
 {
     struct s3d_error own = {0};
     enum s3d_code code =

@@ -52,7 +52,7 @@ struct s3d_get_plan {
     struct s3d_check *check;
     uint64_t check_from_bytes;
     bool is_all_if_whole; /* the check counts only if the object ends with the last segment */
-    bool ends_check; /* the wait that finds all segments there ends the check as well */
+    bool ends_check;      /* the wait that finds all segments there ends the check as well */
 };
 
 /* Starts it. Holds a reference to the store. */

@@ -39,7 +39,8 @@ bool s3d_latch_wait_locked(struct s3d_latch *latch, int64_t deadline_ms)
         pthread_cond_wait(&latch->changed, &latch->mutex);
         return true;
     }
-    struct timespec at = {.tv_sec = deadline_ms / 1000, .tv_nsec = deadline_ms % 1000 * 1000000};
+    struct timespec at = {.tv_sec = deadline_ms / 1000,
+                          .tv_nsec = deadline_ms % 1000 * 1000000};
     return pthread_cond_timedwait(&latch->changed, &latch->mutex, &at) != ETIMEDOUT;
 }
 

@@ -19,8 +19,14 @@ struct s3d_latch {
 
 S3D_MUST_USE enum s3d_code s3d_latch_init(struct s3d_latch *latch, struct s3d_error *error);
 void s3d_latch_fini(struct s3d_latch *latch);
-static inline void s3d_latch_lock(struct s3d_latch *latch) { pthread_mutex_lock(&latch->mutex); }
-static inline void s3d_latch_unlock(struct s3d_latch *latch) { pthread_mutex_unlock(&latch->mutex); }
+static inline void s3d_latch_lock(struct s3d_latch *latch)
+{
+    pthread_mutex_lock(&latch->mutex);
+}
+static inline void s3d_latch_unlock(struct s3d_latch *latch)
+{
+    pthread_mutex_unlock(&latch->mutex);
+}
 void s3d_latch_notify_locked(struct s3d_latch *latch);
 /* False when deadline_ms (s3d_now_ms) passed; may wake early. Negative: no deadline. */
 bool s3d_latch_wait_locked(struct s3d_latch *latch, int64_t deadline_ms);

@@ -156,7 +156,8 @@ void *s3d_pages_alloc(size_t bytes)
     if (!s3d_size_add(rounded, slack, &mapped)) {
         return NULL;
     }
-    char *memory = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *memory =
+        mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         return NULL;
     }

@@ -13,11 +13,12 @@
 
 #include "core/error.h"
 
-void *s3d_alloc(size_t bytes);                /* uninitialised; NULL on failure */
+void *s3d_alloc(size_t bytes);                      /* uninitialised; NULL on failure */
 void *s3d_alloc_zeroed(size_t count, size_t bytes); /* count * bytes checked; NULL on failure */
-void *s3d_resize(void *memory, size_t bytes); /* realloc; the old block stays valid on failure */
-void s3d_free(void *memory);                  /* NULL is allowed */
-char *s3d_copy_string(const char *text);      /* NULL in, NULL out; NULL on failure */
+void *s3d_resize(void *memory,
+                 size_t bytes);          /* realloc; the old block stays valid on failure */
+void s3d_free(void *memory);             /* NULL is allowed */
+char *s3d_copy_string(const char *text); /* NULL in, NULL out; NULL on failure */
 
 /* Page-aligned, zero-filled by the kernel, huge pages where they pay. Size is rounded up inside;
  * pass the same size to s3d_pages_free. */

@@ -28,9 +28,9 @@ enum s3d_code s3d_plan_known_part(const struct s3d_limits *limits, uint64_t base
                                   struct s3d_error *error)
 {
     if (size_bytes > limits->object_max_bytes) {
-        return s3d_fail(error, S3D_INVALID, "%llu bytes are more than the store's limit of %llu",
-                        (unsigned long long)size_bytes,
-                        (unsigned long long)limits->object_max_bytes);
+        return s3d_fail(
+            error, S3D_INVALID, "%llu bytes are more than the store's limit of %llu",
+            (unsigned long long)size_bytes, (unsigned long long)limits->object_max_bytes);
     }
     uint64_t needed = (size_bytes + limits->parts_max - 1) / limits->parts_max;
     uint64_t part = base_bytes;

@@ -17,8 +17,8 @@ enum {
     THREADS_DEFAULT_MAX = 16,
     IDLE_POLL_MS = 60000,
     NOT_READY_MS = 5,
-    LOOK_MS = 250,        /* stragglers are looked for at least so often */
-    STALL_MIN_MS = 1000   /* a body that has begun may pause for so long */
+    LOOK_MS = 250,      /* stragglers are looked for at least so often */
+    STALL_MIN_MS = 1000 /* a body that has begun may pause for so long */
 };
 
 /* A singly linked queue through request->next. */
@@ -37,7 +37,7 @@ struct s3d_worker {
     /* loop */
     struct s3d_request *running; /* attempts under way */
     struct s3d_request *waiting; /* backing off until due_ms */
-    int64_t look_ms; /* when to look for stragglers again */
+    int64_t look_ms;             /* when to look for stragglers again */
     bool progress; /* something ended since the queue was last looked at: do not wait in poll */
     enum s3d_code opened;
 };
@@ -49,7 +49,7 @@ struct s3d_pool {
     struct s3d_retry *retry;
     struct s3d_stats *stats;
     struct s3d_hedge hedge; /* a lock of its own inside */
-    unsigned capacity; /* of one worker */
+    unsigned capacity;      /* of one worker */
     unsigned worker_count;
     struct s3d_worker *workers; /* worker_count of them run */
     /* locked{latch} */
@@ -101,8 +101,8 @@ static void list_push(struct s3d_request **list, struct s3d_request *request)
 }
 
 /* Ends a request that is in no list any more. */
-static void finish(struct s3d_pool *pool, struct s3d_worker *worker, struct s3d_request *request,
-                   enum s3d_code code)
+static void finish(struct s3d_pool *pool, struct s3d_worker *worker,
+                   struct s3d_request *request, enum s3d_code code)
 {
     request->result.code = code;
     if (code) {
@@ -142,7 +142,8 @@ static void name_operation(struct s3d_request *request)
     }
 }
 
-void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, enum s3d_code code)
+void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request,
+                      enum s3d_code code)
 {
     struct s3d_worker *worker = driver->worker;
     struct s3d_pool *pool = worker->pool;
@@ -321,7 +322,8 @@ static int time_until_due(const struct s3d_worker *worker)
 {
     uint64_t now_ms = (uint64_t)s3d_now_ms();
     uint64_t next_ms = now_ms + IDLE_POLL_MS;
-    for (const struct s3d_request *request = worker->waiting; request; request = request->next) {
+    for (const struct s3d_request *request = worker->waiting; request;
+         request = request->next) {
         next_ms = request->due_ms < next_ms ? request->due_ms : next_ms;
     }
     return next_ms > now_ms ? (int)(next_ms - now_ms) : 0;

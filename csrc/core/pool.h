@@ -31,8 +31,9 @@ struct s3d_driver_ops {
     /* Attempts that one thread keeps in flight at most; at least 1. */
     unsigned (*capacity)(const struct s3d_config *config, unsigned threads);
     /* On the new thread. */
-    S3D_MUST_USE enum s3d_code (*open)(struct s3d_driver **driver, const struct s3d_config *config,
-                                       unsigned capacity, struct s3d_error *error);
+    S3D_MUST_USE enum s3d_code (*open)(struct s3d_driver **driver,
+                                       const struct s3d_config *config, unsigned capacity,
+                                       struct s3d_error *error);
     /* Begins one attempt. It ends with s3d_attempt_done, called within start or a later poll. */
     void (*start)(struct s3d_driver *driver, struct s3d_request *request);
     /* Drops a running attempt at once; no s3d_attempt_done follows. */
@@ -47,7 +48,8 @@ struct s3d_driver_ops {
  * Called by a driver on its thread when an attempt ended. On OK the request's result is filled;
  * otherwise request->last holds the error (its code equals `code`).
  */
-void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request, enum s3d_code code);
+void s3d_attempt_done(struct s3d_driver *driver, struct s3d_request *request,
+                      enum s3d_code code);
 
 /*
  * For drivers that can tell how an attempt is doing, on their thread: it has begun; something of its
@@ -58,9 +60,11 @@ void s3d_attempt_watch(struct s3d_request *request);
 void s3d_attempt_heard(struct s3d_request *request);
 
 /* Starts the threads. */
-S3D_MUST_USE enum s3d_code s3d_pool_new(struct s3d_pool **pool, const struct s3d_driver_ops *ops,
-                                        const struct s3d_config *config, struct s3d_retry *retry,
-                                        struct s3d_stats *stats, struct s3d_error *error);
+S3D_MUST_USE enum s3d_code s3d_pool_new(struct s3d_pool **pool,
+                                        const struct s3d_driver_ops *ops,
+                                        const struct s3d_config *config,
+                                        struct s3d_retry *retry, struct s3d_stats *stats,
+                                        struct s3d_error *error);
 /* Cancels what is left, joins the threads. Later submits end at once with CANCELLED. */
 void s3d_pool_stop(struct s3d_pool *pool);
 /* Stops and frees. NULL is allowed. */

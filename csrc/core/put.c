@@ -148,19 +148,16 @@ static enum s3d_code failure_code(struct s3d_put *put)
 static enum s3d_code check_open(struct s3d_put *put, struct s3d_error *error)
 {
     switch (put->state) {
-    case S3D_PUT_FAILED:
-        return s3d_error_copy(error, &put->failure);
-    case S3D_PUT_FINISHED:
-        return s3d_fail(error, S3D_CLOSED, "write after close");
-    case S3D_PUT_OPEN:
-        break;
+    case S3D_PUT_FAILED: return s3d_error_copy(error, &put->failure);
+    case S3D_PUT_FINISHED: return s3d_fail(error, S3D_CLOSED, "write after close");
+    case S3D_PUT_OPEN: break;
     }
     return s3d_engine_check(put->store->engine, error);
 }
 
 /* What a call that took or waited returns: a failure ends the put. */
-static enum s3d_code settle(struct s3d_put *put, enum s3d_code code, const struct s3d_error *own,
-                            struct s3d_error *error)
+static enum s3d_code settle(struct s3d_put *put, enum s3d_code code,
+                            const struct s3d_error *own, struct s3d_error *error)
 {
     if (code != S3D_AGAIN && failure_code(put)) {
         code = failure_code(put);
@@ -284,7 +281,8 @@ static void became_visible(struct s3d_put *put)
 }
 
 /* One step of finishing; OK means the object is visible. */
-static enum s3d_code finish_step(struct s3d_put *put, int64_t deadline_ms, struct s3d_error *own)
+static enum s3d_code finish_step(struct s3d_put *put, int64_t deadline_ms,
+                                 struct s3d_error *own)
 {
     if (!put->completing) {
         if (put->part_count && put->draft.bytes) {
@@ -438,9 +436,8 @@ static enum s3d_code set_write_id(struct s3d_put *put, struct s3d_error *error)
 static enum s3d_code put_init(struct s3d_put *put, const struct s3d_put_plan *plan,
                               struct s3d_error *error)
 {
-    enum s3d_code code =
-        s3d_plan_known_part(&put->store->limits, plan->part_bytes, plan->expected_bytes,
-                            &put->part_bytes, error);
+    enum s3d_code code = s3d_plan_known_part(&put->store->limits, plan->part_bytes,
+                                             plan->expected_bytes, &put->part_bytes, error);
     if (code) {
         return code;
     }

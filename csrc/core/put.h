@@ -20,14 +20,17 @@
 
 struct s3d_put;
 
-enum { S3D_REFER_MIN_BYTES = 64 * 1024 /* shorter pieces are copied: lists of spans stay short */ };
+enum {
+    S3D_REFER_MIN_BYTES = 64 * 1024 /* shorter pieces are copied: lists of spans stay short */
+};
 
 struct s3d_put_plan {
-    const char *key;      /* copied */
-    uint64_t part_bytes;  /* the first parts' size; INVALID when the store does not allow it */
+    const char *key;     /* copied */
+    uint64_t part_bytes; /* the first parts' size; INVALID when the store does not allow it */
     uint64_t part_max_bytes; /* as large parts may become when the store is far; 0: they stay */
-    unsigned concurrency; /* parts in flight at once */
-    uint64_t expected_bytes; /* the object's size where it is known: parts are made large enough for
+    unsigned concurrency;    /* parts in flight at once */
+    uint64_t
+        expected_bytes; /* the object's size where it is known: parts are made large enough for
                               * it; 0: not known, parts grow on the way */
     const struct s3d_put_options *options; /* deep-copied; NULL: none */
 };
@@ -95,7 +98,8 @@ bool s3d_put_finished(const struct s3d_put *put);
 struct s3d_put_remains {
     const char *upload_id;       /* NULL: no upload stays that was to be removed */
     const struct s3d_error *why; /* it could not be */
-    bool unclear; /* the last request was sent, and it is not known whether the object was written */
+    bool
+        unclear; /* the last request was sent, and it is not known whether the object was written */
 };
 void s3d_put_remains(const struct s3d_put *put, struct s3d_put_remains *remains);
 

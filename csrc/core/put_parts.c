@@ -81,8 +81,8 @@ static enum s3d_code take_chunk(struct s3d_put *put, size_t bytes, struct s3d_ch
         return S3D_AGAIN;
     }
     void *data = NULL;
-    enum s3d_code code = s3d_budget_take(budget_of(put), bytes, alone ? &put->claim : NULL, 0,
-                                         &data, error);
+    enum s3d_code code =
+        s3d_budget_take(budget_of(put), bytes, alone ? &put->claim : NULL, 0, &data, error);
     if (code == S3D_AGAIN && alone && bytes <= S3D_BUDGET_SMALL_BYTES) {
         s3d_budget_withdraw(budget_of(put), &put->claim);
         code = s3d_budget_take_small(budget_of(put), bytes, &data, error);

@@ -26,9 +26,9 @@ struct s3d_put_slot {
     struct s3d_draft draft;
     int64_t start_us;
     uint64_t moving_bytes; /* of the draft's chunks, while the part is under way */
-    bool borrows;   /* from memory that a write waits for before it returns */
-    bool active;    /* locked{latch} */
-    bool held_back; /* locked{latch}: waits for the upload id */
+    bool borrows;          /* from memory that a write waits for before it returns */
+    bool active;           /* locked{latch} */
+    bool held_back;        /* locked{latch}: waits for the upload id */
 };
 
 /* A chunk that waits for its next use; lies at the start of the chunk itself. */
@@ -48,18 +48,18 @@ struct s3d_put {
     /* locked{entry}: the caller's side */
     pthread_mutex_t entry;
     enum s3d_put_state state;
-    bool closing;           /* finish has been called: no more bytes */
-    struct s3d_draft draft; /* the next part */
-    uint64_t draft_part;    /* how large it is to become, while it holds anything */
-    bool draft_planned;     /* and that is the last word */
-    bool refers;            /* s3d_put_refer has been called */
-    uint64_t expected_bytes; /* 0: not known */
-    bool lasting;            /* what is referred to never waits for parts to be stored */
-    struct s3d_error doubt; /* why the commit's outcome had to be asked for */
-    bool conflicted;        /* and whether an attempt met another write */
+    bool closing;              /* finish has been called: no more bytes */
+    struct s3d_draft draft;    /* the next part */
+    uint64_t draft_part;       /* how large it is to become, while it holds anything */
+    bool draft_planned;        /* and that is the last word */
+    bool refers;               /* s3d_put_refer has been called */
+    uint64_t expected_bytes;   /* 0: not known */
+    bool lasting;              /* what is referred to never waits for parts to be stored */
+    struct s3d_error doubt;    /* why the commit's outcome had to be asked for */
+    bool conflicted;           /* and whether an attempt met another write */
     bool left_upload, unclear; /* see struct s3d_put_remains */
     uint64_t taken_bytes;
-    uint64_t sent_offset; /* where the next part begins */
+    uint64_t sent_offset;   /* where the next part begins */
     struct s3d_claim claim; /* for a chunk, with nothing under way */
     uint64_t moving_bytes;  /* of the draft's chunks, while a single PUT sends it */
     /* locked{latch} */
@@ -83,7 +83,7 @@ struct s3d_put {
     struct s3d_put *next_open, **link_open;
     /* any thread */
     _Atomic uint64_t held_bytes; /* in chunks, wherever they are */
-    atomic_uint references; /* the owner's, and the engine's while it aborts the put */
+    atomic_uint references;      /* the owner's, and the engine's while it aborts the put */
 };
 
 /* ---- put_parts.c ---- */

@@ -49,8 +49,8 @@ static int cost_of(const struct s3d_error *error)
     return error->unreached ? 0 : error->code == S3D_TIMEOUT ? TIMEOUT_COST : RETRY_COST;
 }
 
-bool s3d_retry_allowed(struct s3d_retry *retry, unsigned attempts, const struct s3d_error *error,
-                       uint64_t *delay_ms)
+bool s3d_retry_allowed(struct s3d_retry *retry, unsigned attempts,
+                       const struct s3d_error *error, uint64_t *delay_ms)
 {
     if (!s3d_code_retryable(error->code) || attempts >= retry->max_attempts ||
         !take_tokens(retry, cost_of(error))) {

@@ -26,8 +26,8 @@ void s3d_retry_init(struct s3d_retry *retry, unsigned max_attempts, unsigned con
 
 /* Whether a request that failed `attempts` times, last with *error, is tried again; *delay_ms says
  * when. Takes its tokens. */
-bool s3d_retry_allowed(struct s3d_retry *retry, unsigned attempts, const struct s3d_error *error,
-                       uint64_t *delay_ms);
+bool s3d_retry_allowed(struct s3d_retry *retry, unsigned attempts,
+                       const struct s3d_error *error, uint64_t *delay_ms);
 void s3d_retry_succeeded(struct s3d_retry *retry);
 
 #endif

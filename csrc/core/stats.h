@@ -6,15 +6,15 @@
 #include <stdint.h>
 
 /* X(field) */
-#define S3D_COUNTERS(X)                                                                            \
-    X(requests)       /* attempts sent */                                                          \
-    X(retries)        /* attempts after the first */                                               \
-    X(hedges)         /* GETs asked for again because they were late, see core/hedge.h */          \
-    X(failures)       /* requests that ended with an error */                                      \
-    X(bytes_received) /* body bytes placed */                                                      \
-    X(bytes_sent)     /* body bytes acknowledged */                                                \
-    X(objects_opened)                                                                              \
-    X(objects_written)                                                                             \
+#define S3D_COUNTERS(X)                                                                        \
+    X(requests)       /* attempts sent */                                                      \
+    X(retries)        /* attempts after the first */                                           \
+    X(hedges)         /* GETs asked for again because they were late, see core/hedge.h */      \
+    X(failures)       /* requests that ended with an error */                                  \
+    X(bytes_received) /* body bytes placed */                                                  \
+    X(bytes_sent)     /* body bytes acknowledged */                                            \
+    X(objects_opened)                                                                          \
+    X(objects_written)                                                                         \
     X(uploads_aborted)
 
 struct s3d_stats {

@@ -24,7 +24,7 @@ struct s3d_limits {
 };
 
 struct s3d_store_ops {
-    const struct s3d_driver_ops *driver; /* which kind of I/O thread serves it */
+    const struct s3d_driver_ops *driver;    /* which kind of I/O thread serves it */
     void (*close)(struct s3d_store *store); /* frees the backend's struct */
     /* Whether requests can be sent now (NULL: always). AGAIN: not yet, ask again soon with the same
      * *ticket, 0 at first. Never blocks; any thread. */
@@ -45,14 +45,15 @@ struct s3d_store {
     /* What whole objects are checked against when they are read: S3D_SUM_KINDS of them. NULL: they
      * are not. */
     const struct s3d_sum_kind *const *check_kinds;
-    uint64_t site; /* a number that stores with the same servers have in common */
+    uint64_t site;             /* a number that stores with the same servers have in common */
     struct s3d_engine *engine; /* borrowed: the engine outlives every store */
     struct s3d_pool *pool;     /* where its requests run; set by s3d_store_init */
     atomic_uint references;
 };
 
 /* For backends: one reference, the pool of ops->driver. */
-S3D_MUST_USE enum s3d_code s3d_store_init(struct s3d_store *store, const struct s3d_store_ops *ops,
+S3D_MUST_USE enum s3d_code s3d_store_init(struct s3d_store *store,
+                                          const struct s3d_store_ops *ops,
                                           struct s3d_engine *engine, struct s3d_error *error);
 struct s3d_store *s3d_store_acquire(struct s3d_store *store);
 void s3d_store_release(struct s3d_store *store); /* NULL is allowed */

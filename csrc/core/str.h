@@ -14,8 +14,8 @@ struct s3d_str {
     char *data;
     size_t length;
     size_t capacity;
-    size_t max;              /* a ceiling on length */
-    enum s3d_code failure;   /* OK, NO_MEMORY, or INVALID: too long */
+    size_t max;            /* a ceiling on length */
+    enum s3d_code failure; /* OK, NO_MEMORY, or INVALID: too long */
 };
 
 #define S3D_STR(max_bytes) ((struct s3d_str){.max = (max_bytes)})

@@ -80,9 +80,10 @@ static enum s3d_code decode_percent(char *text, struct s3d_error *error)
         }
         int byte = s3d_percent_byte(in);
         if (byte <= 0) {
-            return s3d_fail(error, S3D_INVALID,
-                            "'%%' in a file:// URI must be followed by two hex digits (a literal "
-                            "percent sign is %%25); plain paths need no escaping");
+            return s3d_fail(
+                error, S3D_INVALID,
+                "'%%' in a file:// URI must be followed by two hex digits (a literal "
+                "percent sign is %%25); plain paths need no escaping");
         }
         *out++ = (char)byte;
         in += 2;
@@ -139,10 +140,11 @@ enum s3d_code s3d_uri_parse(struct s3d_uri *uri, const char *text, size_t length
         } else if (scheme_length == 4 && strncasecmp(text, "file", 4) == 0) {
             code = parse_file(uri, rest, rest_length, error);
         } else {
-            code = s3d_fail(error, S3D_INVALID,
-                            "unknown scheme \"%.*s\": use s3://bucket/key, file:///path or a plain "
-                            "path",
-                            (int)(scheme_length < 32 ? scheme_length : 32), text);
+            code = s3d_fail(
+                error, S3D_INVALID,
+                "unknown scheme \"%.*s\": use s3://bucket/key, file:///path or a plain "
+                "path",
+                (int)(scheme_length < 32 ? scheme_length : 32), text);
         }
     }
     if (code) {

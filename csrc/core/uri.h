@@ -24,7 +24,8 @@ struct s3d_uri {
  * file host. An empty key passes: s3d_uri_require_key refuses it where an object is meant. */
 S3D_MUST_USE enum s3d_code s3d_uri_parse(struct s3d_uri *uri, const char *text, size_t length,
                                          struct s3d_error *error);
-S3D_MUST_USE enum s3d_code s3d_uri_require_key(const struct s3d_uri *uri, struct s3d_error *error);
+S3D_MUST_USE enum s3d_code s3d_uri_require_key(const struct s3d_uri *uri,
+                                               struct s3d_error *error);
 void s3d_uri_fini(struct s3d_uri *uri);
 
 #endif

@@ -90,8 +90,9 @@ static enum s3d_code check_head(struct s3d_whole *whole, struct s3d_error *error
         return S3D_OK;
     }
     enum s3d_code code = s3d_check_learn(whole->check, &head->result.object, error);
-    return code ? code : s3d_check_add(whole->check, 0, whole->span.data,
-                                       head->result.received_bytes, error);
+    return code ? code
+                : s3d_check_add(whole->check, 0, whole->span.data, head->result.received_bytes,
+                                error);
 }
 
 static void head_done(struct s3d_request *request)
@@ -279,7 +280,8 @@ enum s3d_code s3d_whole_wait(struct s3d_whole *whole, int64_t timeout_ms,
         return S3D_AGAIN;
     }
     code = head_result(whole, error);
-    return code ? code : s3d_check_end(whole->check, whole->object.size_bytes, timeout_ms, error);
+    return code ? code
+                : s3d_check_end(whole->check, whole->object.size_bytes, timeout_ms, error);
 }
 
 const struct s3d_object *s3d_whole_object(const struct s3d_whole *whole)

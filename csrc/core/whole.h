@@ -15,9 +15,9 @@
 struct s3d_whole;
 
 struct s3d_whole_plan {
-    const char *key;     /* copied */
-    uint64_t head_bytes; /* what the first request asks for */
-    uint64_t part_bytes; /* of the ranges of the rest */
+    const char *key;         /* copied */
+    uint64_t head_bytes;     /* what the first request asks for */
+    uint64_t part_bytes;     /* of the ranges of the rest */
     uint64_t part_max_bytes; /* as in struct s3d_get_plan */
     unsigned concurrency;
     bool fresh; /* head and rest go into pages of s3d_pages_alloc that nobody has touched */

@@ -3,7 +3,7 @@
 #include <isa-l/crc.h>
 #include <limits.h>
 
-#define GENERATOR UINT32_C(0xEDB88320)
+#define GENERATOR   UINT32_C(0xEDB88320)
 #define GENERATOR_C UINT32_C(0x82F63B78)
 
 /*

@@ -96,9 +96,9 @@ enum { LANES = 8, LANE_BYTES = 16, STRIDE_BYTES = LANES * LANE_BYTES };
  * generator. In reflected order the product of two 64-bit halves comes out one bit too high, so
  * the constants are those powers divided by x.
  */
-#define BY_16_FIRST UINT64_C(0xEADC41FD2BA3D420)
-#define BY_16_SECOND UINT64_C(0x21E9761E252621AC)
-#define BY_128_FIRST UINT64_C(0xA1CA681E733F9C40)
+#define BY_16_FIRST   UINT64_C(0xEADC41FD2BA3D420)
+#define BY_16_SECOND  UINT64_C(0x21E9761E252621AC)
+#define BY_128_FIRST  UINT64_C(0xA1CA681E733F9C40)
 #define BY_128_SECOND UINT64_C(0x5F852FB61E8D92DC)
 
 __attribute__((target("pclmul,sse4.1"))) static __m128i load(const unsigned char *data)

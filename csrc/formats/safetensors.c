@@ -238,8 +238,8 @@ static enum s3d_code parse_tensor(struct parser *parser, const struct s3d_json_t
     code = s3d_json_object(&parser->json, parse_description_member, &description);
     if (!code && description.seen != SEEN_ALL) {
         code = s3d_fail(parser->json.error, S3D_INVALID,
-                        "tensor \"%.*s\": dtype, shape or data_offsets is missing", shown(&tensor->name),
-                        tensor->name.data);
+                        "tensor \"%.*s\": dtype, shape or data_offsets is missing",
+                        shown(&tensor->name), tensor->name.data);
     }
     file->count += !code;
     return code;

@@ -20,8 +20,7 @@ static void next_etag_locked(struct fake_store *fake, char *etag)
 
 /* Takes over bytes. */
 static struct fake_object *store_object_locked(struct fake_store *fake, const char *key,
-                                               struct fake_bytes bytes,
-                                               const char *write_id)
+                                               struct fake_bytes bytes, const char *write_id)
 {
     struct fake_object *object = find_object_locked(fake, key);
     if (!object) {

@@ -15,32 +15,32 @@
 #include <valgrind/valgrind.h>
 #endif
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: FAILED: %s\n", __FILE__, __LINE__, #condition);                \
-            exit(1);                                                                               \
-        }                                                                                          \
+#define CHECK(condition)                                                                       \
+    do {                                                                                       \
+        if (!(condition)) {                                                                    \
+            fprintf(stderr, "%s:%d: FAILED: %s\n", __FILE__, __LINE__, #condition);            \
+            exit(1);                                                                           \
+        }                                                                                      \
     } while (0)
 
-#define CHECK_CODE(expression, expected)                                                           \
-    do {                                                                                           \
-        enum s3d_code code_ = (expression);                                                        \
-        if (code_ != (expected)) {                                                                 \
-            fprintf(stderr, "%s:%d: FAILED: %s is %s, not %s\n", __FILE__, __LINE__, #expression,  \
-                    s3d_code_name(code_), s3d_code_name(expected));                                \
-            exit(1);                                                                               \
-        }                                                                                          \
+#define CHECK_CODE(expression, expected)                                                       \
+    do {                                                                                       \
+        enum s3d_code code_ = (expression);                                                    \
+        if (code_ != (expected)) {                                                             \
+            fprintf(stderr, "%s:%d: FAILED: %s is %s, not %s\n", __FILE__, __LINE__,           \
+                    #expression, s3d_code_name(code_), s3d_code_name(expected));               \
+            exit(1);                                                                           \
+        }                                                                                      \
     } while (0)
 
-#define CHECK_TEXT(actual, expected)                                                               \
-    do {                                                                                           \
-        const char *actual_ = (actual), *expected_ = (expected);                                   \
-        if (strcmp(actual_, expected_) != 0) {                                                     \
-            fprintf(stderr, "%s:%d: FAILED: %s is \"%s\", not \"%s\"\n", __FILE__, __LINE__,       \
-                    #actual, actual_, expected_);                                                  \
-            exit(1);                                                                               \
-        }                                                                                          \
+#define CHECK_TEXT(actual, expected)                                                           \
+    do {                                                                                       \
+        const char *actual_ = (actual), *expected_ = (expected);                               \
+        if (strcmp(actual_, expected_) != 0) {                                                 \
+            fprintf(stderr, "%s:%d: FAILED: %s is \"%s\", not \"%s\"\n", __FILE__, __LINE__,   \
+                    #actual, actual_, expected_);                                              \
+            exit(1);                                                                           \
+        }                                                                                      \
     } while (0)
 
 /* For a forked child: what its parent's other threads had is nobody's there, and no leak. */
@@ -51,10 +51,10 @@ static inline void test_in_child(void)
 #endif
 }
 
-#define RUN(test)                                                                                  \
-    do {                                                                                           \
-        test();                                                                                    \
-        printf("ok %s\n", #test);                                                                  \
+#define RUN(test)                                                                              \
+    do {                                                                                       \
+        test();                                                                                \
+        printf("ok %s\n", #test);                                                              \
     } while (0)
 
 /* The next of a series that is the same in each run. */

@@ -45,8 +45,11 @@ static enum s3d_code read_whole(struct fake_store *fake, int64_t timeout_ms,
 {
     struct s3d_whole *whole = NULL;
     uint64_t size;
-    struct s3d_whole_plan plan = {.key = "object", .head_bytes = HEAD, .part_bytes = MIB,
-                                  .concurrency = 3, .place = place};
+    struct s3d_whole_plan plan = {.key = "object",
+                                  .head_bytes = HEAD,
+                                  .part_bytes = MIB,
+                                  .concurrency = 3,
+                                  .place = place};
     enum s3d_code code = s3d_whole_new(&whole, fake_base(fake), &plan, error);
     while (!code &&
            (code = s3d_whole_wait_size(whole, &size, timeout_ms, error)) == S3D_AGAIN) {
@@ -69,9 +72,14 @@ static enum s3d_code read_get(struct fake_store *fake, int64_t timeout_ms,
     struct s3d_get *get = NULL;
     struct s3d_segment segments[] = {{0, 1000, memory}, {1000, SIZE - 1000, memory + 1000}};
     enum s3d_code code = s3d_check_new(&check, fake_base(fake), "object", error);
-    struct s3d_get_plan plan = {.key = "object", .segments = segments, .segment_count = 2,
-                                .part_bytes = MIB, .concurrency = 3, .check = check,
-                                .is_all_if_whole = true, .ends_check = true};
+    struct s3d_get_plan plan = {.key = "object",
+                                .segments = segments,
+                                .segment_count = 2,
+                                .part_bytes = MIB,
+                                .concurrency = 3,
+                                .check = check,
+                                .is_all_if_whole = true,
+                                .ends_check = true};
     if (!code) {
         code = s3d_get_new(&get, fake_base(fake), &plan, error);
     }
@@ -103,7 +111,8 @@ static enum s3d_code read_piece(struct s3d_reader *reader, uint64_t offset, size
     size_t got = 0;
     enum s3d_code code;
     do {
-        code = s3d_reader_read(reader, offset, memory + offset, length, &got, timeout_ms, error);
+        code =
+            s3d_reader_read(reader, offset, memory + offset, length, &got, timeout_ms, error);
     } while (code == S3D_AGAIN);
     return code;
 }
@@ -239,8 +248,9 @@ static void test_pieces(void)
             }
             if (n < 6) {
                 size_t piece = orders[i % 3][n], from = cuts[piece];
-                CHECK_CODE(s3d_check_add(check, from, bytes + from, cuts[piece + 1] - from, NULL),
-                           S3D_OK);
+                CHECK_CODE(
+                    s3d_check_add(check, from, bytes + from, cuts[piece + 1] - from, NULL),
+                    S3D_OK);
             }
         }
         CHECK_CODE(s3d_check_end(check, SIZE, -1, NULL), S3D_OK);
@@ -269,9 +279,9 @@ static void test_not_all(void)
         struct s3d_check *check;
         CHECK_CODE(s3d_check_new(&check, fake_base(fake), "object", NULL), S3D_OK);
         CHECK_CODE(s3d_check_learn(check, &object, NULL), S3D_OK);
-        CHECK_CODE(s3d_check_add(check, cases[i].skip, bytes + cases[i].skip, cases[i].length,
-                                 NULL),
-                   S3D_OK);
+        CHECK_CODE(
+            s3d_check_add(check, cases[i].skip, bytes + cases[i].skip, cases[i].length, NULL),
+            S3D_OK);
         if (cases[i].dropped) {
             s3d_check_drop(check);
         }
@@ -317,8 +327,10 @@ static void test_a_failed_read(void)
     struct fake_store *fake = open_with_sum(s3d_sum_kinds[0], false);
     struct s3d_reader *reader = NULL;
     CHECK_CODE(open_reader(&reader, fake, -1, NULL), S3D_OK);
-    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET, .at_offset = true,
-                                                       .offset = MIB, .times = 1,
+    unsigned rule = fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_GET,
+                                                       .at_offset = true,
+                                                       .offset = MIB,
+                                                       .times = 1,
                                                        .code = S3D_DENIED});
     CHECK_CODE(read_piece(reader, 0, SIZE, -1, NULL), S3D_DENIED);
     CHECK(fake_fired(fake, rule) == 1);
@@ -342,7 +354,8 @@ static enum s3d_code attempt(void)
 
 static void test_out_of_memory(void)
 {
-    for (size_t i = 0; i < 2; i++) { /* not a reader, which goes on without memory: test_reader */
+    for (size_t i = 0; i < 2;
+         i++) { /* not a reader, which goes on without memory: test_reader */
         tortured = open_with_sum(s3d_sum_kinds[0], true);
         tortured_way = ways[i];
         CHECK(test_torture(attempt, 0) > 5);

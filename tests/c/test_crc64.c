@@ -51,7 +51,8 @@ static void test_chains_and_combine(void)
         CHECK(s3d_crc64(front, data + cut, sizeof data - cut) == whole);
         CHECK(s3d_crc64_combine(front, back, sizeof data - cut) == whole);
     }
-    CHECK(s3d_crc64_combine(whole, 0, 0) == whole && s3d_crc64_combine(0, whole, 4096) == whole);
+    CHECK(s3d_crc64_combine(whole, 0, 0) == whole &&
+          s3d_crc64_combine(0, whole, 4096) == whole);
 }
 
 /* Lengths far beyond memory: behind n zero bytes twice is behind 2n. */

@@ -346,7 +346,8 @@ static void test_upload_targets(void)
     CHECK(file_is("later", "theirs", 6));
     CHECK_CODE(upload_abort("later"), S3D_OK);
     size_t folder = strlen(root);
-    memset(path, '/', sizeof path); /* as long as can be, without room for the temporary file's name */
+    memset(path, '/',
+           sizeof path); /* as long as can be, without room for the temporary file's name */
     memcpy(path, root, folder);
     memcpy(path + sizeof path - 2, "p", 2);
     CHECK_CODE(upload_create(path, NULL), S3D_INVALID);

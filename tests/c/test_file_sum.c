@@ -73,8 +73,8 @@ static void test_no_attributes(void)
         for (unsigned long n = 1;; n++) {
             CHECK(n < 100);
             s3d_file_fail_at(n, EOPNOTSUPP);
-            enum s3d_code code = i ? upload_create("nowhere", &crc32)
-                                   : put_bytes("nowhere", "abc", 3, &crc32);
+            enum s3d_code code =
+                i ? upload_create("nowhere", &crc32) : put_bytes("nowhere", "abc", 3, &crc32);
             bool found = strcmp(s3d_file_fault_call(), "fsetxattr") == 0;
             s3d_file_fail_at(0, 0);
             if (!code) { /* a mode that cannot be set is no fault */

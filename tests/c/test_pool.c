@@ -487,7 +487,8 @@ static enum s3d_code make_pool(void)
 static atomic_uint asked, ready_at; /* how often it was asked; from when on it is ready */
 static enum s3d_code unready_code;  /* AGAIN, or what it says once before that */
 
-static enum s3d_code ask_ready(struct s3d_store *store, uint64_t *ticket, struct s3d_error *error)
+static enum s3d_code ask_ready(struct s3d_store *store, uint64_t *ticket,
+                               struct s3d_error *error)
 {
     (void)store;
     unsigned before = atomic_fetch_add(&asked, 1);

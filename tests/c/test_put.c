@@ -654,7 +654,8 @@ static enum s3d_code let_go(struct s3d_put *put, uint64_t end, int64_t timeout_m
 /* Memory of each piece goes as soon as it was let go, wherever parts end and however slow they are. */
 static void test_let_go(void)
 {
-    static const size_t pieces[] = {PART, PART + 4096, 3 * PART, 5 * PART / 2 + 4096, LARGE_PART};
+    static const size_t pieces[] = {PART, PART + 4096, 3 * PART, 5 * PART / 2 + 4096,
+                                    LARGE_PART};
     enum { COUNT = 12 };
     for (unsigned round = 0; round < 20; round++) {
         struct fake_store *fake = fake_open();
@@ -663,8 +664,8 @@ static void test_let_go(void)
         fake_rule(fake, (struct fake_rule){.verb = S3D_VERB_UPLOAD_PART,
                                            .times = 1000,
                                            .delay_ms = round % 3});
-        struct s3d_put *put = round % 2 ? open_large_put(fake, 1 + round % 4)
-                                        : open_put(fake, 1 + round % 4);
+        struct s3d_put *put =
+            round % 2 ? open_large_put(fake, 1 + round % 4) : open_put(fake, 1 + round % 4);
         for (size_t at = 0; at < size; at += piece) {
             CHECK_CODE(refer(put, data + at, piece, -1, NULL), S3D_OK);
             CHECK_CODE(let_go(put, at + piece, round % 4 ? 1 : -1, NULL), S3D_OK);

@@ -3,7 +3,8 @@
 
 #include "backends/s3_place.h"
 
-static void check_place(const struct s3d_s3_places *places, const char *origin, const char *region)
+static void check_place(const struct s3d_s3_places *places, const char *origin,
+                        const char *region)
 {
     const struct s3d_s3_place *place = s3d_s3_place(places);
     CHECK_TEXT(place->origin, origin);
@@ -55,8 +56,9 @@ static void test_move(void)
     CHECK_CODE(s3d_s3_places_init(&second, NULL, "us-east-1", "moving", true, &error), S3D_OK);
     check_place(&second, "https://moving.s3.ap-south-1.amazonaws.com", "ap-south-1");
     /* A custom endpoint stays where it is. */
-    CHECK_CODE(s3d_s3_places_init(&custom, "http://127.0.0.1:9", "us-east-1", "b", false, &error),
-               S3D_OK);
+    CHECK_CODE(
+        s3d_s3_places_init(&custom, "http://127.0.0.1:9", "us-east-1", "b", false, &error),
+        S3D_OK);
     CHECK(s3d_s3_places_move(&custom, "us-east-1", "eu-west-1"));
     check_place(&custom, "http://127.0.0.1:9", "eu-west-1");
     s3d_s3_places_fini(&first);
@@ -66,9 +68,18 @@ static void test_move(void)
 
 static void test_no_region(void)
 {
-    static const char *const wrong[] = {"", "evil.example/", "a.b", "-x", "EU", "a b", "a\r\nb",
-                                        "a@b", "a:1", "../x",
-                                        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    static const char *const wrong[] = {
+        "",
+        "evil.example/",
+        "a.b",
+        "-x",
+        "EU",
+        "a b",
+        "a\r\nb",
+        "a@b",
+        "a:1",
+        "../x",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     struct s3d_s3_places places = {0}, none = {0};
     struct s3d_error error;
     CHECK_CODE(s3d_s3_places_init(&places, NULL, "us-east-1", "staying", true, &error), S3D_OK);
@@ -110,14 +121,17 @@ static void test_many(void)
         struct s3d_error error;
         char bucket[32];
         snprintf(bucket, sizeof bucket, "bucket-%d", i);
-        CHECK_CODE(s3d_s3_places_init(&places, NULL, "us-east-1", bucket, false, &error), S3D_OK);
+        CHECK_CODE(s3d_s3_places_init(&places, NULL, "us-east-1", bucket, false, &error),
+                   S3D_OK);
         CHECK(s3d_s3_places_move(&places, "us-east-1", "sa-east-1"));
         s3d_s3_places_fini(&places);
     }
     struct s3d_s3_places oldest = {0}, newest = {0};
     struct s3d_error error;
-    CHECK_CODE(s3d_s3_places_init(&oldest, NULL, "us-east-1", "bucket-0", false, &error), S3D_OK);
-    CHECK_CODE(s3d_s3_places_init(&newest, NULL, "us-east-1", "bucket-199", false, &error), S3D_OK);
+    CHECK_CODE(s3d_s3_places_init(&oldest, NULL, "us-east-1", "bucket-0", false, &error),
+               S3D_OK);
+    CHECK_CODE(s3d_s3_places_init(&newest, NULL, "us-east-1", "bucket-199", false, &error),
+               S3D_OK);
     check_place(&oldest, "https://s3.us-east-1.amazonaws.com", "us-east-1");
     check_place(&newest, "https://s3.sa-east-1.amazonaws.com", "sa-east-1");
     s3d_s3_places_fini(&oldest);

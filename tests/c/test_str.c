@@ -133,7 +133,8 @@ static void test_percent_byte(void)
     static const struct {
         const char *text;
         int byte;
-    } cases[] = {{"%41", 'A'}, {"%fF", 255}, {"%00", 0}, {"%4", -1}, {"%", -1}, {"", -1}, {"41", -1}, {"%g0", -1}, {"%0:", -1}};
+    } cases[] = {{"%41", 'A'}, {"%fF", 255}, {"%00", 0},  {"%4", -1}, {"%", -1},
+                 {"", -1},     {"41", -1},   {"%g0", -1}, {"%0:", -1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         CHECK(s3d_percent_byte(cases[i].text) == cases[i].byte);
     }

@@ -135,9 +135,9 @@ static void test_control_characters(void)
         {LISTED("&#x1b;&#X41;"), NULL}, /* XML knows a small x only */
         {LISTED("&#x1b;[2J&#31;&#x1F;&#031;&#x0001;"), "\x1b[2J\x1F\x1F\x1F\001"},
         {LISTED("&#9;&#x0a;&#13;&#32;&#65;"), "\t\n\r A"},
-        {LISTED("\xEF\xB7\x91"), "\xEF\xB7\x91"},      /* a noncharacter of its own, alone */
-        {LISTED("\xEF\xB7\x91&#1;"), NULL},             /* could not be told apart */
-        {LISTED("\xEF\xB7&#1;"), NULL},                 /* no UTF-8 */
+        {LISTED("\xEF\xB7\x91"), "\xEF\xB7\x91"},         /* a noncharacter of its own, alone */
+        {LISTED("\xEF\xB7\x91&#1;"), NULL},               /* could not be told apart */
+        {LISTED("\xEF\xB7&#1;"), NULL},                   /* no UTF-8 */
         {LISTED("\xEF\xB7\xB0&#1;"), "\xEF\xB7\xB0\001"}, /* U+FDF0 is a letter */
         {LISTED("&#0;"), NULL},
         {LISTED("a&#x00;b"), NULL},

@@ -32,8 +32,8 @@ static size_t inflate_least(size_t a, size_t b)
 }
 
 /* Up to INFLATE_ROOM bytes of output, in such pieces. Returns how many, and why it ended. */
-static size_t inflate_pieces(const uint8_t *data, size_t size, size_t in_piece, size_t out_piece,
-                             uint8_t *out, bool *ended, enum s3d_code *code)
+static size_t inflate_pieces(const uint8_t *data, size_t size, size_t in_piece,
+                             size_t out_piece, uint8_t *out, bool *ended, enum s3d_code *code)
 {
     struct s3d_inflate *inflate;
     struct s3d_error error = {0};
@@ -80,8 +80,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum s3d_code whole_code, cut_code;
     size_t one = inflate_pieces(data + 2, size - 2, size, INFLATE_ROOM, whole, &whole_ended,
                                 &whole_code);
-    size_t other = inflate_pieces(data + 2, size - 2, 1 + data[0], 1 + data[1] * (size_t)16, cut,
-                                  &cut_ended, &cut_code);
+    size_t other = inflate_pieces(data + 2, size - 2, 1 + data[0], 1 + data[1] * (size_t)16,
+                                  cut, &cut_ended, &cut_code);
     if (!whole_code && !cut_code) {
         INFLATE_PROMISE(one == other && whole_ended == cut_ended);
     }

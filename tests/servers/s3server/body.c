@@ -160,7 +160,8 @@ enum s3s_code s3s_body_check(const struct s3s_call *call)
     }
     struct s3s_span value;
     const struct s3s_checksum *checksum = s3s_checksum_sent(&call->request, &value);
-    if (checksum && s3s_body_is_data(call) && !s3s_checksum_matches(checksum, &call->piece, 1, value))
+    if (checksum && s3s_body_is_data(call) &&
+        !s3s_checksum_matches(checksum, &call->piece, 1, value))
         return S3S_BAD_DIGEST;
     return md5 ? check_md5(call, *md5) : S3S_OK;
 }

@@ -16,7 +16,8 @@ struct s3s_checksum {
 const struct s3s_checksum *s3s_checksum_sent(const struct s3s_request *request,
                                              struct s3s_span *value);
 // Which one x-amz-checksum-algorithm names; NULL: none. False: one that does not exist.
-bool s3s_checksum_named(const struct s3s_request *request, const struct s3s_checksum **checksum);
+bool s3s_checksum_named(const struct s3s_request *request,
+                        const struct s3s_checksum **checksum);
 // Whether `value` is the base64 of the CRC of all the pieces.
 bool s3s_checksum_matches(const struct s3s_checksum *checksum, const struct s3s_piece *pieces,
                           size_t count, struct s3s_span value);

@@ -15,11 +15,11 @@ static void write_counters(struct s3s_server *server, struct s3s_text *out)
                         atomic_load(&stats->requests[i]));
     s3s_text_printf(out, "},\"bytes_in\":%lu,\"bytes_out\":%lu", atomic_load(&stats->bytes_in),
                     atomic_load(&stats->bytes_out));
-    s3s_text_printf(out,
-                    ",\"tls_requests\":%lu,\"connections\":%lu,\"open_connections\":%lu,\"max_connections\":%lu",
-                    atomic_load(&stats->tls_requests), atomic_load(&stats->connections),
-                    atomic_load(&stats->open_connections),
-                    atomic_load(&stats->max_connections));
+    s3s_text_printf(
+        out,
+        ",\"tls_requests\":%lu,\"connections\":%lu,\"open_connections\":%lu,\"max_connections\":%lu",
+        atomic_load(&stats->tls_requests), atomic_load(&stats->connections),
+        atomic_load(&stats->open_connections), atomic_load(&stats->max_connections));
     s3s_text_printf(out,
                     ",\"open_requests\":%lu,\"max_requests\":%lu,\"signatures_verified\":%lu}",
                     atomic_load(&stats->open_requests), atomic_load(&stats->max_requests),

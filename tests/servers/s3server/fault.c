@@ -143,7 +143,8 @@ static bool read_rule(struct s3s_span line, struct s3s_fault *rule)
 {
     struct s3s_span field, name;
     char value[512];
-    *rule = (struct s3s_fault){.op = S3S_OP_UNKNOWN, .count = 1, .range_from = UINT64_MAX, .per_mille = 1000};
+    *rule = (struct s3s_fault){
+        .op = S3S_OP_UNKNOWN, .count = 1, .range_from = UINT64_MAX, .per_mille = 1000};
     while (line.length) {
         s3s_span_cut(&line, ' ', &field);
         if (!field.length)

@@ -77,8 +77,8 @@ static void announce(const struct s3s_options *options, int listener)
     socklen_t size = sizeof address;
     getsockname(listener, (struct sockaddr *)&address, &size);
     bool v6 = address.sin6_family == AF_INET6;
-    printf("listening http%s://%s%s%s:%u\n", options->tls ? "s" : "", v6 ? "[" : "", options->host, v6 ? "]" : "",
-           ntohs(address.sin6_port));
+    printf("listening http%s://%s%s%s:%u\n", options->tls ? "s" : "", v6 ? "[" : "",
+           options->host, v6 ? "]" : "", ntohs(address.sin6_port));
     fflush(stdout);
 }
 
@@ -112,8 +112,7 @@ static bool create_pattern_object(struct s3s_server *server, const char *text)
     object->pieces = s3s_mem_zalloc(sizeof *object->pieces);
     object->pieces[0].size_bytes = size;
     object->piece_count = 1;
-    return !s3s_store_put(&server->store, bucket, object,
-                          (struct s3s_condition){0});
+    return !s3s_store_put(&server->store, bucket, object, (struct s3s_condition){0});
 }
 
 static bool fill_store(struct s3s_server *server)

@@ -99,40 +99,21 @@ static bool take_number(struct s3s_options *options, int which, const char *valu
 static bool take(struct s3s_options *options, int which, const char *value)
 {
     switch (which) {
-    case HOST:
-        options->host = value;
-        return true;
-    case ACCESS:
-        options->access_key = value;
-        return true;
-    case SECRET:
-        options->secret_key = value;
-        return true;
-    case TOKEN:
-        options->session_token = value;
-        return true;
-    case REGION:
-        options->region = value;
-        return true;
-    case TLS:
-        options->tls = value;
-        return true;
-    case BUCKETS:
-        return append(value, options->bucket_lists, &options->bucket_list_count);
+    case HOST: options->host = value; return true;
+    case ACCESS: options->access_key = value; return true;
+    case SECRET: options->secret_key = value; return true;
+    case TOKEN: options->session_token = value; return true;
+    case REGION: options->region = value; return true;
+    case TLS: options->tls = value; return true;
+    case BUCKETS: return append(value, options->bucket_lists, &options->bucket_list_count);
     case PATTERN:
         return append(value, options->pattern_objects, &options->pattern_object_count);
-    case 'v':
-        return options->verify = true;
-    case 'd':
-        return options->discard = true;
-    case 'm':
-        return options->real_md5 = true;
-    case 'e':
-        return options->exit_on_stdin_eof = true;
-    case '?':
-        return false;
-    default:
-        return take_number(options, which, value);
+    case 'v': return options->verify = true;
+    case 'd': return options->discard = true;
+    case 'm': return options->real_md5 = true;
+    case 'e': return options->exit_on_stdin_eof = true;
+    case '?': return false;
+    default: return take_number(options, which, value);
     }
 }
 

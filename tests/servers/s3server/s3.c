@@ -179,35 +179,21 @@ enum s3s_code s3s_perform(struct s3s_call *call)
 {
     switch (call->op) {
     case S3S_OP_GET_OBJECT:
-    case S3S_OP_HEAD_OBJECT:
-        return s3s_get_object(call);
-    case S3S_OP_PUT_OBJECT:
-        return s3s_put_object(call);
-    case S3S_OP_DELETE_OBJECT:
-        return s3s_delete_object(call);
-    case S3S_OP_CREATE_UPLOAD:
-        return s3s_create_upload(call);
-    case S3S_OP_UPLOAD_PART:
-        return s3s_upload_part(call);
-    case S3S_OP_COMPLETE_UPLOAD:
-        return s3s_complete_upload(call);
-    case S3S_OP_ABORT_UPLOAD:
-        return s3s_abort_upload(call);
-    case S3S_OP_LIST_PARTS:
-        return s3s_list_parts(call);
-    case S3S_OP_LIST_UPLOADS:
-        return s3s_list_uploads(call);
-    case S3S_OP_LIST_OBJECTS:
-        return s3s_list_objects(call);
-    case S3S_OP_CREATE_BUCKET:
-        return create_bucket(call);
-    case S3S_OP_DELETE_BUCKET:
-        return delete_bucket(call);
-    case S3S_OP_HEAD_BUCKET:
-        return head_bucket(call);
+    case S3S_OP_HEAD_OBJECT: return s3s_get_object(call);
+    case S3S_OP_PUT_OBJECT: return s3s_put_object(call);
+    case S3S_OP_DELETE_OBJECT: return s3s_delete_object(call);
+    case S3S_OP_CREATE_UPLOAD: return s3s_create_upload(call);
+    case S3S_OP_UPLOAD_PART: return s3s_upload_part(call);
+    case S3S_OP_COMPLETE_UPLOAD: return s3s_complete_upload(call);
+    case S3S_OP_ABORT_UPLOAD: return s3s_abort_upload(call);
+    case S3S_OP_LIST_PARTS: return s3s_list_parts(call);
+    case S3S_OP_LIST_UPLOADS: return s3s_list_uploads(call);
+    case S3S_OP_LIST_OBJECTS: return s3s_list_objects(call);
+    case S3S_OP_CREATE_BUCKET: return create_bucket(call);
+    case S3S_OP_DELETE_BUCKET: return delete_bucket(call);
+    case S3S_OP_HEAD_BUCKET: return head_bucket(call);
     case S3S_OP_UNKNOWN:
-    case S3S_OP_COUNT:
-        break;
+    case S3S_OP_COUNT: break;
     }
     return S3S_NOT_IMPLEMENTED;
 }

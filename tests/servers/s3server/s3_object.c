@@ -87,8 +87,8 @@ enum s3s_code s3s_put_object(struct s3s_call *call)
     if (checksum)
         object->checksum = s3s_checksum_lines(checksum, value);
     call->piece.block = NULL;
-    enum s3s_code code = s3s_store_put(&call->server->store, call->bucket, object,
-                                       s3s_call_condition(call));
+    enum s3s_code code =
+        s3s_store_put(&call->server->store, call->bucket, object, s3s_call_condition(call));
     if (code)
         s3s_object_release(object);
     return code;
@@ -106,9 +106,9 @@ enum s3s_code s3s_upload_part(struct s3s_call *call)
     struct s3s_span value;
     make_etag(call, part.etag);
     memcpy(part.md5, call->md5, sizeof part.md5);
-    enum s3s_code code = s3s_upload_put_part(&call->server->store, s3s_call_upload(call),
-                                             call->part_number, &part,
-                                             s3s_checksum_sent(&call->request, &value));
+    enum s3s_code code =
+        s3s_upload_put_part(&call->server->store, s3s_call_upload(call), call->part_number,
+                            &part, s3s_checksum_sent(&call->request, &value));
     if (code)
         return code;
     call->piece.block = NULL;
@@ -123,7 +123,8 @@ static enum s3s_code check_conditions(const struct s3s_request *request,
     const struct s3s_span *none_match = s3s_request_header(request, "if-none-match");
     if (match && !s3s_etag_is_named(*match, object->etag))
         return S3S_PRECONDITION;
-    return none_match && s3s_etag_is_named(*none_match, object->etag) ? S3S_NOT_MODIFIED : S3S_OK;
+    return none_match && s3s_etag_is_named(*none_match, object->etag) ? S3S_NOT_MODIFIED
+                                                                      : S3S_OK;
 }
 
 bool s3s_range_parse(struct s3s_span value, struct s3s_range *range)

@@ -193,7 +193,8 @@ enum s3s_code s3s_store_put_locked(struct s3s_bucket *bucket, struct s3s_object 
     bool exists = bucket_holds_at(bucket, at, s3s_object_key(object));
     if (condition.if_match && !exists)
         return S3S_NO_SUCH_KEY;
-    if (condition.if_match && !s3s_etag_is_named(*condition.if_match, bucket->objects[at]->etag))
+    if (condition.if_match &&
+        !s3s_etag_is_named(*condition.if_match, bucket->objects[at]->etag))
         return S3S_PRECONDITION;
     if (exists) {
         if (condition.if_absent)

@@ -17,7 +17,8 @@ bool s3s_tls_accept(struct ssl_ctx_st *context, int fd, struct ssl_st **tls);
 void s3s_tls_free(struct ssl_st *tls); // says nothing to the peer
 void s3s_tls_end(struct ssl_st *tls);  // tells the peer that nothing more comes
 
-size_t s3s_tls_receive(struct ssl_st *tls, char *to, size_t capacity); // 0: the end, or an error
+size_t s3s_tls_receive(struct ssl_st *tls, char *to,
+                       size_t capacity); // 0: the end, or an error
 size_t s3s_tls_send(struct ssl_st *tls, const char *data, size_t size_bytes); // 0: an error
 
 #endif

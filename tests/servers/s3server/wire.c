@@ -94,8 +94,7 @@ bool s3s_wire_receive(struct s3s_wire *wire, char *to, size_t capacity, size_t *
 
 bool s3s_wire_receive_full(struct s3s_wire *wire, char *to, size_t capacity, size_t *received)
 {
-    return receive(wire, to, capacity < FULL_BYTES ? capacity : FULL_BYTES, true,
-                   received);
+    return receive(wire, to, capacity < FULL_BYTES ? capacity : FULL_BYTES, true, received);
 }
 
 static ssize_t send_some(struct s3s_wire *wire, const char *data, size_t size_bytes, bool more)
