@@ -17,6 +17,7 @@ struct fetch_object {
     size_t *places;      /* of item i among the segments, which are in order of offset */
     size_t *items_at;    /* the reverse */
     struct s3d_get *get; /* NULL: ended */
+    unsigned waiting;    /* calls that use it without the GIL */
     bool filled;         /* all is there: the object was decompressed when the fetch began */
 };
 
@@ -198,6 +199,20 @@ static enum s3d_code step_wait(void *context, int64_t timeout_ms, struct s3d_err
     return s3d_get_wait(step->get, step->first, step->count, timeout_ms, error);
 }
 
+static PyObject *wait_for(struct fetch_object *self, bind_step *step, void *context)
+{
+    struct s3d_error error;
+    self->waiting++;
+    enum s3d_code code = bind_wait(step, context, &error);
+    self->waiting--;
+    if (code) {
+        return code == S3D_AGAIN
+                   ? NULL
+                   : bind_raise(self->state, &error, bind_reader_uri(self->reader));
+    }
+    Py_RETURN_NONE;
+}
+
 /* 0, or -1 with an exception, also for a fetch that has ended. */
 static int item_argument(const struct fetch_object *self, PyObject *argument, size_t *item)
 {
@@ -240,14 +255,7 @@ static PyObject *fetch_wait(PyObject *object, PyObject *argument)
         Py_RETURN_NONE;
     }
     struct wait_step step = {self->get, self->places[item], 1};
-    struct s3d_error error;
-    enum s3d_code code = bind_wait(step_wait, &step, &error);
-    if (code) {
-        return code == S3D_AGAIN
-                   ? NULL
-                   : bind_raise(self->state, &error, bind_reader_uri(self->reader));
-    }
-    Py_RETURN_NONE;
+    return wait_for(self, step_wait, &step);
 }
 
 static enum s3d_code step_wait_all(void *context, int64_t timeout_ms, struct s3d_error *error)
@@ -265,14 +273,7 @@ static PyObject *fetch_wait_all(PyObject *object, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_ValueError, "the fetch has ended");
         return NULL;
     }
-    struct s3d_error error;
-    enum s3d_code code = bind_wait(step_wait_all, self->get, &error);
-    if (code) {
-        return code == S3D_AGAIN
-                   ? NULL
-                   : bind_raise(self->state, &error, bind_reader_uri(self->reader));
-    }
-    Py_RETURN_NONE;
+    return wait_for(self, step_wait_all, self->get);
 }
 
 static void end(struct fetch_object *self)
@@ -290,7 +291,12 @@ static void end(struct fetch_object *self)
 
 static PyObject *fetch_close(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    end((struct fetch_object *)object);
+    struct fetch_object *self = (struct fetch_object *)object;
+    if (self->waiting) { /* by another thread, or below a signal handler */
+        PyErr_SetString(PyExc_RuntimeError, "the fetch is being waited for");
+        return NULL;
+    }
+    end(self);
     Py_RETURN_NONE;
 }
 
@@ -366,7 +372,8 @@ static PyMethodDef fetch_methods[] = {
     {"wait_all", fetch_wait_all, METH_NOARGS,
      "wait_all()\n--\n\nReturns when every item is in its target."},
     {"close", fetch_close, METH_NOARGS,
-     "close()\n--\n\nCancels what still runs. Nothing writes into any target afterwards."},
+     "close()\n--\n\nCancels what still runs. Nothing writes into any target afterwards. RuntimeError while "
+     "another call waits."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -120,6 +122,23 @@ def test_a_sum_is_not_told_before_its_bytes_are_there(s3_own: Any) -> None:
             pass
         arrival.close()
     assert fault.hits() > 0
+
+
+def test_a_fetch_is_not_closed_while_it_is_waited_for(s3_own: Any) -> None:
+    s3_own.put("x", bytes(2 * MIB))
+    stream = s3dlio_np.open(s3_own.uri("x"))
+    fault = s3_own.server.add_fault(op="GetObject", kind="stall", seconds=1)
+    arrival = fetch(stream, (("a", 0, _ring.Span(empty_tensors([MIB])[0])),))
+    waiting = threading.Thread(target=arrival.wait, args=(0,))
+    waiting.start()
+    while not fault.hits():
+        time.sleep(0.01)
+    with pytest.raises(RuntimeError, match="waited for"):
+        arrival.close()
+    waiting.join()
+    arrival.close()
+    with pytest.raises(ValueError, match="has ended"):
+        arrival.wait(0)
 
 
 @near
