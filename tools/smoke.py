@@ -21,6 +21,7 @@ def check_np(folder: Path) -> None:
     with s3dlio_np.open(path.as_uri()) as stream:
         assert np.array_equal(np.load(stream)["a"], array)
     assert [file.name for file in folder.iterdir()] == ["arrays.npz"]
+    assert not hasattr(s3dlio_np._native, "_fail_allocation"), "a build for tests"
     print(f"s3dlio_np {s3dlio_np.__version__}: ok")
 
 
