@@ -1,12 +1,17 @@
 """How long single ranged GETs take when some of the store's answers stall, with and without hedges.
 
-    python benchmarks/bench_stragglers.py [--gets N] [--threads N] [--stall S] [--rounds N]
+    python benchmarks/bench_stragglers.py [--gets N] [--threads N] [--stall S] [--rounds N] [--hedge MS ...]
 
-Each case is N GETs of 64 KiB (`get_into` with an offset) by several threads in a process of its own,
-against the project's own S3 server, near (answers at once) and at the distance of a real one (answers
-begin after 30 ms). One GET in so many stalls for S seconds before its first byte; the server counts them.
-The cases of a row run one after the other, and the rounds in turn; each figure is over all its rounds.
-Writes benchmarks/results/stragglers.json.
+GETs of 64 KiB (`get_into` with an offset) by several threads, against the project's own S3 server, near
+(answers at once) and at the distance of a real one (answers begin after 30 ms). One GET in so many stalls
+for S seconds before its first byte; the server counts them.
+
+A round is one process with one hedge setting. In it batches without stalls and with more and more of
+them take turns, so that all arms meet the same mood of the machine; N GETs for each arm. A ratio is an
+arm's percentile over that of the round's own arm without stalls: the median of all rounds, and the least
+and the most. With as many stalls as GETs that p99 leaves out, it is the longest of all others: a noisy
+figure, for which one stall in 200 stands beside it, and p99.5. Milliseconds are over the GETs of all
+rounds. Writes benchmarks/results/stragglers.json.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -22,23 +28,22 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import machine, write_json
+from tests import child
 from tests.servers.own import OwnServer
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PIECE = 64 * 1024
 OBJECT_PIECES = 1024
 WARM_UP = 100
+BATCH = 200
 DISTANCES_MS = {"near": 0, "30 ms away": 30}
-# name, one GET in so many stalls (0: none), hedge setting
-CASES = [
-    ("no stalls", 0, None),
-    ("1 % stall", 100, None),
-    ("2 % stall", 50, None),
-    ("2 % stall, from 50 ms on", 50, "50"),
-    ("no stalls, hedges off", 0, "0"),
-    ("1 % stall, hedges off", 100, "0"),
-    ("2 % stall, hedges off", 50, "0"),
-]
+ARMS = {
+    "no stalls": 0,
+    "0.5 % stall": 200,
+    "1 % stall": 100,
+    "2 % stall": 50,
+}  # one GET in so many
+PERCENTILES = {"p50": 0.5, "p99": 0.99, "p99.5": 0.995, "p99.9": 0.999}
 
 WORKER = f"""
 import json, sys, time
@@ -53,102 +58,122 @@ def fetch(i):
     )
     return time.perf_counter() - start
 
-gets, threads = int(sys.argv[1]), int(sys.argv[2])
-with ThreadPoolExecutor(threads) as pool:
-    list(pool.map(fetch, range({WARM_UP})))
-    print("warm", flush=True)
-    sys.stdin.readline()
-    seconds = list(pool.map(fetch, range(gets)))
-stats = s3dlio_np.stats()
-print(json.dumps({{"seconds": seconds, "hedges": stats["hedges"], "retries": stats["retries"]}}))
+with ThreadPoolExecutor(int(sys.argv[1])) as pool:
+    for line in sys.stdin:
+        seconds = list(pool.map(fetch, range(int(line))))
+        stats = s3dlio_np.stats()
+        print(json.dumps([seconds, stats["hedges"], stats["retries"]]), flush=True)
 """
 
 
-def run_case(
-    distance_ms: int, every: int, hedge: str | None, options: argparse.Namespace
-) -> dict[str, Any]:
-    """One process's GETs; the stalls begin when it is warm."""
+def percentile(seconds: list[float], share: float) -> float:
+    """Nearest rank: at least this share is not longer."""
+    return sorted(seconds)[max(0, math.ceil(share * len(seconds)) - 1)]
+
+
+class Arm:
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.stalls = self.hedges = self.retries = 0
+
+
+def fetch(process: subprocess.Popen[str], gets: int) -> tuple[list[float], int, int]:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{gets}\n")
+    process.stdin.flush()
+    seconds, hedges, retries = json.loads(process.stdout.readline())
+    return seconds, hedges, retries
+
+
+def run_round(distance_ms: int, hedge: str, options: argparse.Namespace) -> dict[str, Arm]:
+    """One process's GETs, all arms in turn."""
+    arms = {name: Arm() for name in ARMS}
     data = {"bucket/data": PIECE * OBJECT_PIECES}
     with OwnServer(latency_ms=distance_ms, pattern_objects=data) as server:
-        env = server.env() | ({} if hedge is None else {"S3DLIO_HEDGE": hedge})
-        root = str(Path(__file__).resolve().parents[1])
-        command = [sys.executable, "-c", WORKER, str(options.gets), str(options.threads)]
-        with subprocess.Popen(
-            command,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": root, **env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdin is not None and process.stdout is not None
-            if process.stdout.readline() != "warm\n":
-                raise RuntimeError("the client did not start")
-            fault = None
-            if every:
-                fault = server.add_fault(
-                    op="GetObject", kind="stall", seconds=options.stall, every=every, count=-1
-                )
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            found: dict[str, Any] = json.loads(process.stdout.readline())
-        found["stalls"] = fault.hits() if fault else 0
-        if bool(every) != bool(found["stalls"]):
-            raise RuntimeError("the stalls did not take place")
-        return found
+        env = {**server.env(), "S3DLIO_HEDGE": hedge}
+        with child.start(WORKER, options.threads, env=env, stdin=True) as process:
+            _, hedges, retries = fetch(process, WARM_UP)
+            for _ in range(max(1, options.gets // BATCH)):
+                for name, every in ARMS.items():
+                    arm, fault = arms[name], None
+                    if every:
+                        fault = server.add_fault(
+                            op="GetObject",
+                            kind="stall",
+                            seconds=options.stall,
+                            every=every,
+                            count=-1,
+                        )
+                    seconds, hedges_then, retries_then = fetch(process, BATCH)
+                    arm.seconds += seconds
+                    arm.hedges += hedges_then - hedges
+                    arm.retries += retries_then - retries
+                    hedges, retries = hedges_then, retries_then
+                    arm.stalls += fault.hits() if fault else 0
+                    server.clear_faults()
+            process.communicate()
+    if any(bool(every) != bool(arms[name].stalls) for name, every in ARMS.items()):
+        raise RuntimeError("the stalls did not take place")
+    return arms
 
 
-def percentile(ordered: list[float], share: float) -> float:
-    """Nearest rank: at least this share is not longer."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
-    ordered = sorted(seconds for run in runs for seconds in run["seconds"])
-    return {
-        "p50_ms": percentile(ordered, 0.5) * 1e3,
-        "p99_ms": percentile(ordered, 0.99) * 1e3,
-        "p99_9_ms": percentile(ordered, 0.999) * 1e3,
-        "max_ms": ordered[-1] * 1e3,
-        "gets": len(ordered),
-        "stalls": sum(run["stalls"] for run in runs),
-        "hedges": sum(run["hedges"] for run in runs),
-        "retries": sum(run["retries"] for run in runs),
+def summary(rounds: list[dict[str, Arm]], name: str) -> dict[str, Any]:
+    arms = [arms[name] for arms in rounds]
+    pooled = [seconds for arm in arms for seconds in arm.seconds]
+    row: dict[str, Any] = {
+        "gets": len(pooled),
+        "stalls": sum(arm.stalls for arm in arms),
+        "hedges": sum(arm.hedges for arm in arms),
+        "retries": sum(arm.retries for arm in arms),
+        "max_ms": max(pooled) * 1e3,
     }
-
-
-def measure(distance_ms: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in CASES}
-    for _ in range(options.rounds):
-        for name, every, hedge in CASES:
-            runs[name].append(run_case(distance_ms, every, hedge, options))
-    figures = {name: summary(of_case) for name, of_case in runs.items()}
-    for row in figures.values():
-        row["p99_over_no_stalls"] = row["p99_ms"] / figures["no stalls"]["p99_ms"]
-    return figures
-
-
-def report(title: str, figures: dict[str, dict[str, float]]) -> None:
-    print(
-        f"\n{title:<25} {'p50':>8} {'p99':>8} {'p99.9':>8} {'max ms':>8} {'stalls':>7} {'hedges':>7}"
-    )
-    for name, row in figures.items():
-        times = " ".join(
-            f"{row[key]:8.1f}" for key in ("p50_ms", "p99_ms", "p99_9_ms", "max_ms")
+    for label, share in PERCENTILES.items():
+        row[f"{label}_ms"] = percentile(pooled, share) * 1e3
+        ratios = sorted(
+            percentile(of[name].seconds, share) / percentile(of["no stalls"].seconds, share)
+            for of in rounds
         )
-        print(f"{name:<25} {times} {row['stalls']:7.0f} {row['hedges']:7.0f}")
+        row[f"{label}_ratio"] = [statistics.median(ratios), ratios[0], ratios[-1]]
+    return row
+
+
+def report(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    heads = " ".join(f"{label + ' ms':>9}" for label in PERCENTILES)
+    print(
+        f"\n{title:<30} {heads} {'p99 over no stalls':>20} {'p99.5':>20} {'stalls':>7} {'hedges':>7}"
+    )
+    for name, row in rows.items():
+        times = " ".join(f"{row[f'{label}_ms']:9.1f}" for label in PERCENTILES)
+        ratios = " ".join(
+            "{:7.2f} ({:.2f}-{:.2f})".format(*row[f"{label}_ratio"]).rjust(20)
+            for label in ("p99", "p99.5")
+        )
+        print(f"{name:<30} {times} {ratios} {row['stalls']:7} {row['hedges']:7}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--gets", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--stall", type=float, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stall", type=float, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--hedge", nargs="+", default=["100", "50", "0"])
     options = parser.parse_args()
     document: dict[str, Any] = {"machine": machine(), "options": vars(options), "figures": {}}
     for title, distance_ms in DISTANCES_MS.items():
-        document["figures"][title] = measure(distance_ms, options)
-        report(title, document["figures"][title])
+        rounds: dict[str, list[dict[str, Arm]]] = {hedge: [] for hedge in options.hedge}
+        for _ in range(options.rounds):
+            for hedge, of in rounds.items():
+                of.append(run_round(distance_ms, hedge, options))
+        rows = {
+            f"{name}, S3DLIO_HEDGE={hedge}": summary(of, name)
+            for hedge, of in rounds.items()
+            for name in ARMS
+        }
+        document["figures"][title] = rows
+        report(title, rows)
     write_json(RESULTS / "stragglers.json", document)
 
 
