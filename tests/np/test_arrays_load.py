@@ -364,7 +364,7 @@ def test_bad_headers(tmp_path: Path, kind: str, name: str) -> None:
         assert type(caught.value) is ValueError and str(caught.value).startswith(uri)
 
 
-@pytest.mark.parametrize("kind", set(BAD_HEADERS) - {"65 dimensions", "deep"})
+@pytest.mark.parametrize("kind", sorted(set(BAD_HEADERS) - {"65 dimensions", "deep"}))
 def test_numpy_refuses_them_too(kind: str) -> None:
     """So that nothing is refused that NumPy reads; what it raises is not always ValueError."""
     if kind in ("zero and overflow", "wraps to 0", "wraps to 24"):
