@@ -9,6 +9,7 @@
 # make bench [BENCH_ARGS=…]  make lint  make format  make wheel  make clean  make distclean
 # Variables: PYTHON (3.10+ with headers), S3D_BUILD=release|debug|asan|tsan, S3D_WERROR=1,
 #            S3D_CEPH / S3D_MOTO = 1 demands that server's tests, 0 leaves them out, PYTEST_ARGS,
+#            PYTEST_JOBS=4: test files at a time (0: in this process),
 #            S3D_TLS=1: everything on the project's own server goes over https.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,6 +21,8 @@ S3D_BUILD ?= release
 S3D_WERROR ?= 0
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+# Most tests wait for something, as for a server that hangs: more of them at a time than cores.
+PYTEST_JOBS ?= 4
 export PYTHON S3D_BUILD S3D_WERROR
 
 PY := .venv/bin/python
@@ -64,6 +67,8 @@ $(STAMPS)/editable: setup.py pyproject.toml s3dlio_np/_version.py .venv/.install
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+PYTEST = $(PY) -m pytest -n $(PYTEST_JOBS) --dist loadfile
+
 # --- what people run --------------------------------------------------------------------------
 demo: build s3server
 	@$(PY) examples/demo.py
@@ -82,7 +87,7 @@ else
 test: build s3server
 	@$(C_TESTS) S3D_BUILD=$(S3D_BUILD) run
 	@$(C_TESTS) S3D_BUILD=asan run
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 endif
 
 ifdef SAN
@@ -90,7 +95,7 @@ pytest: build s3server
 	@bash tools/pytest_san.sh $(SAN) $(PYTEST_ARGS)
 else
 pytest: build s3server
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 endif
 
 soak: build s3server

@@ -43,6 +43,8 @@ def reason_to_leave_out(marker: str) -> str | None:
         return f"{variable}=0"
     if wish:
         raise pytest.UsageError(f"{variable}={wish!r}: expected 0, 1 or nothing")
+    if marker == "ceph" and "PYTEST_XDIST_WORKER" in os.environ:
+        return "each of several processes would start a Ceph of its own; PYTEST_JOBS=0 runs one"
     if marker == "ceph" and ceph.missing_programs():
         return f"{', '.join(ceph.missing_programs())} not installed; {ceph.INSTALL}"
     if marker == "moto" and not moto.is_installed():
@@ -64,6 +66,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=out)
             left_out[marker] = (len(out), reason)
     config.stash[LEFT_OUT] = left_out
+    if hasattr(config, "workeroutput"):  # one process of several (pytest-xdist)
+        config.workeroutput["left_out"] = left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """All of these processes collect the same tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
