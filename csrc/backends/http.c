@@ -447,7 +447,20 @@ static enum s3d_code attempt_setup(struct attempt *attempt, struct s3d_error *er
 
 /* ---- how an attempt ends ---- */
 
-enum s3d_code s3d_http_code_of_curl(int result)
+/* Source: libcurl's vtls/openssl.c, which quotes the system's, OpenSSL's or its own words. */
+static bool is_broken_off(const char *detail)
+{
+    static const char *const words[] = {"SSL_ERROR_SYSCALL", "SSL_ERROR_ZERO_RETURN",
+                                        "unexpected eof", "Connection reset", "Broken pipe"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strstr(detail, words[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+enum s3d_code s3d_http_code_of_curl(int result, const char *detail)
 {
     switch (result) {
     case CURLE_OUT_OF_MEMORY: return S3D_NO_MEMORY;
@@ -456,9 +469,9 @@ enum s3d_code s3d_http_code_of_curl(int result)
     case CURLE_UNSUPPORTED_PROTOCOL: return S3D_INVALID;
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_CONNECT_ERROR:
     case CURLE_SSL_ISSUER_ERROR:
     case CURLE_SSL_CERTPROBLEM: return S3D_TLS;
+    case CURLE_SSL_CONNECT_ERROR: return is_broken_off(detail) ? S3D_NETWORK : S3D_TLS;
     case CURLE_WEIRD_SERVER_REPLY: return S3D_PROTOCOL;
     default: return S3D_NETWORK;
     }
@@ -515,7 +528,7 @@ static enum s3d_code transport_failure(struct attempt *attempt, CURLcode result,
         return s3d_fail(error, S3D_PROTOCOL, "%s: the answer's head is broken or too long: %s",
                         way, detail);
     }
-    code = s3d_http_code_of_curl((int)result);
+    code = s3d_http_code_of_curl((int)result, detail);
     const char *advice = code == S3D_TLS ? "; is the server's certificate authority in "
                                            "AWS_CA_BUNDLE, or else in the system's bundle?"
                                          : "";

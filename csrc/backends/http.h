@@ -82,7 +82,8 @@ extern const struct s3d_driver_ops s3d_http_driver;
 
 /* For http_fetch.c: libcurl's own start, and what a CURLcode means. */
 void s3d_http_start_curl(void);
-enum s3d_code s3d_http_code_of_curl(int result);
+/* detail: libcurl's text, which alone tells a handshake that broke off from one that was refused. */
+enum s3d_code s3d_http_code_of_curl(int result, const char *detail);
 
 #ifdef S3D_FAULTS
 /* Divides the limits of patient messages. */

@@ -165,7 +165,8 @@ static enum s3d_code fail_transport(const struct exchange *exchange, CURLcode re
             s3d_http_proxy_failure(proxy, exchange->easy, (int)result, detail, origin, error);
     }
     return code ? code
-                : s3d_fail(error, s3d_http_code_of_curl((int)result), "%s: %s", way, detail);
+                : s3d_fail(error, s3d_http_code_of_curl((int)result, detail), "%s: %s", way,
+                           detail);
 }
 
 /* Until the transfer has ended; AGAIN: stopped before that. */

@@ -158,6 +158,28 @@ def test_a_wrong_certificate(
     assert nothing_arrived(s3_own)
 
 
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_handshake_that_breaks_off(
+    s3_own: Any,
+    behind_tls: Behind,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """That is no refusal: a lost connection, as any."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.ca))
+    with behind_tls(certificates) as relay:
+        relay.breaks = [how] * 100
+        with pytest.raises(s3dlio_np.StorageError) as caught:
+            s3dlio_np.put(s3_own.uri("a"), DATA)
+        assert caught.value.code == "NETWORK" and caught.value.attempts > 1
+        relay.breaks = [how]
+        retries = s3dlio_np.stats()["retries"]
+        s3dlio_np.put(s3_own.uri("a"), DATA)
+        assert (relay.breaks, s3_own.get("a")) == ([], DATA)
+        assert s3dlio_np.stats()["retries"] > retries
+
+
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
 def test_a_bundle_that_is_none(
     s3_own: Any,

@@ -14,6 +14,7 @@ import ipaddress
 import secrets
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Relay:
 
     def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
         self.heads: list[Head] = []
+        self.breaks: list[str] = []  # how the next handshakes break off: "end" or "reset"
         self._address, self._tls = address, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -85,6 +87,12 @@ class Relay:
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError):  # a refused handshake, for one
+            if self._tls is not None and self.breaks:
+                client.recv(1)
+                if self.breaks.pop() == "reset":
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                return
             if self._tls is not None:
                 client = self._tls.wrap_socket(client, server_side=True)
             server = socket.create_connection(self._address)

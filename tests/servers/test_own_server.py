@@ -915,7 +915,7 @@ def test_runs_in_the_foreground() -> None:
     done = subprocess.run(
         command, input="", capture_output=True, text=True, timeout=30, check=True
     )
-    assert "export AWS_ENDPOINT_URL=http://127.0.0.1:" in done.stdout
+    assert re.search(r"^export AWS_ENDPOINT_URL=https?://127\.0\.0\.1:\d+$", done.stdout, re.M)
     assert (
         "--latency-ms"
         in subprocess.run(
