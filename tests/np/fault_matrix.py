@@ -188,7 +188,7 @@ def main() -> None:
     with gone, OwnServer(md5=True) as server:
         s3dlio_np.configure(
             endpoint=server.endpoint,
-            ca_bundle=server.env()["AWS_CA_BUNDLE"],
+            ca_bundle=server.env().get("AWS_CA_BUNDLE"),
             access_key=server.access_key,
             secret_key=server.secret_key,
             region=server.region,
