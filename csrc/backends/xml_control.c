@@ -1,5 +1,7 @@
 #include "backends/xml_control.h"
 
+#include "core/str.h"
+
 #include <string.h>
 
 /* U+FDD0, which stands for NUL; the others count up its last byte. */
@@ -16,14 +18,6 @@ static int stand_in(const char *text, size_t length)
     return number >= 0 && number < CONTROLS ? number : -1;
 }
 
-static unsigned digit_of(char c)
-{
-    char lower = (char)(c | 0x20);
-    return c >= '0' && c <= '9'           ? (unsigned)(c - '0')
-           : lower >= 'a' && lower <= 'f' ? (unsigned)(lower - 'a') + 10
-                                          : 16;
-}
-
 /* The length of the reference with which the text begins ("&#27;", "&#x1b;"); 0: it begins otherwise, or
  * with one that XML allows. */
 static size_t control_reference(const char *text, size_t length, unsigned *value)
@@ -32,11 +26,13 @@ static size_t control_reference(const char *text, size_t length, unsigned *value
         return 0;
     }
     bool hexadecimal = text[2] == 'x';
-    unsigned base = hexadecimal ? 16 : 10, digit;
+    int base = hexadecimal ? 16 : 10, digit;
     size_t from = hexadecimal ? 3 : 2, at = from;
     *value = 0;
-    for (; at < length && (digit = digit_of(text[at])) < base && *value < CONTROLS; at++) {
-        *value = *value * base + digit;
+    for (; at < length && (digit = s3d_hex_digit(text[at])) >= 0 && digit < base &&
+           *value < CONTROLS;
+         at++) {
+        *value = *value * (unsigned)base + (unsigned)digit;
     }
     bool allowed = *value == '\t' || *value == '\n' || *value == '\r';
     bool whole = at > from && at < length && text[at] == ';';

@@ -10,8 +10,7 @@
 
 enum {
     URI_MAX = 65536,
-    EMPTY_PAGES_MAX =
-        10000 /* in a row: S3 sends such ones where it passes over delete markers */
+    EMPTY_PAGES_MAX = 10000, /* in a row: S3 sends some where it passes over delete markers */
 };
 
 static const int64_t YEAR_1_S = INT64_C(-62135596800);

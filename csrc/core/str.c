@@ -162,7 +162,7 @@ bool s3d_copy_text(char *to, size_t size, const char *text, size_t length)
     return kept == length;
 }
 
-static int hex_digit(char c)
+int s3d_hex_digit(char c)
 {
     if (c >= '0' && c <= '9') {
         return c - '0';
@@ -173,8 +173,8 @@ static int hex_digit(char c)
 
 int s3d_percent_byte(const char *text)
 {
-    int high = text[0] == '%' ? hex_digit(text[1]) : -1;
-    int low = high < 0 ? -1 : hex_digit(text[2]);
+    int high = text[0] == '%' ? s3d_hex_digit(text[1]) : -1;
+    int low = high < 0 ? -1 : s3d_hex_digit(text[2]);
     return low < 0 ? -1 : high * 16 + low;
 }
 

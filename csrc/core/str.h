@@ -37,6 +37,8 @@ S3D_MUST_USE enum s3d_code s3d_str_check(const struct s3d_str *str, struct s3d_e
 /* Copies at most size - 1 bytes of [text, text + length) and terminates. False: it was cut. */
 bool s3d_copy_text(char *to, size_t size, const char *text, size_t length);
 
+/* 0 to 15; -1: c is no hexadecimal digit. */
+int s3d_hex_digit(char c);
 /* What "%XX" at the beginning of text stands for; -1: it is no such thing. */
 int s3d_percent_byte(const char *text);
 
